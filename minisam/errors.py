@@ -1,0 +1,11 @@
+"""The one exception that means "the input was wrong": its text is for the user."""
+
+from __future__ import annotations
+
+
+class MinisamError(ValueError):
+    """Bad input, said in one line: what was wrong and what to do.
+
+    The command line prints the text and exits with 2. It is a ``ValueError`` so that scripts
+    written for segment-anything keep catching what they used to catch.
+    """

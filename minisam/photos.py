@@ -1,0 +1,117 @@
+"""Whatever a user calls an image -> 8-bit RGB pixels."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import MinisamError
+
+Array = np.ndarray
+
+
+def read_photo(image: Any, image_format: str = "RGB") -> Array:
+    """Turn a path, a PIL image or an array into 8-bit RGB.
+
+    Parameters
+    ----------
+    image : path, PIL.Image.Image or array
+        Files and PIL images: EXIF orientation is applied; grey, palette, RGBA, CMYK and 16-bit are
+        converted (transparent pixels are laid on white). Arrays: (rows, columns, 3) uint8 as
+        segment-anything takes them; (rows, columns), (rows, columns, 1 or 4) and uint16 work too.
+    image_format : {"RGB", "BGR"}
+        Order of an array's channels.
+
+    Returns
+    -------
+    (rows, columns, 3) uint8
+
+    Raises
+    ------
+    MinisamError
+        The file is missing, not an image, truncated or absurdly large; the array has another shape
+        or type; the image has no pixels.
+    """
+    if image_format not in ("RGB", "BGR"):
+        raise MinisamError(f"image_format is {image_format!r}; expected 'RGB' or 'BGR'")
+    if isinstance(image, (str, os.PathLike)):
+        pixels = _from_file(image)
+    elif isinstance(image, Image.Image):
+        pixels = _from_pil(image)
+    else:
+        pixels = _from_array(np.asarray(image), image_format)
+    if 0 in pixels.shape:
+        raise MinisamError(f"the image has no pixels (size {pixels.shape[1]}x{pixels.shape[0]})")
+    return pixels
+
+
+def _from_file(path: str | os.PathLike[str]) -> Array:
+    name = os.fspath(path)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns from 89 megapixels and refuses from 179; only its refusal stops us
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(name) as image:
+                return _from_pil(image)
+    except FileNotFoundError:
+        raise MinisamError(f"no such file: {name}") from None
+    except IsADirectoryError:
+        raise MinisamError(f"{name} is a folder; give an image file") from None
+    except PermissionError:
+        raise MinisamError(f"no permission to read {name}") from None
+    except UnidentifiedImageError:
+        raise MinisamError(f"{name} is not an image that Pillow can read") from None
+    except Image.DecompressionBombError as error:
+        raise MinisamError(
+            f"{name} is too large to open safely ({error}); "
+            "shrink it first, or raise PIL.Image.MAX_IMAGE_PIXELS in Python if you trust it"
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+        raise MinisamError(f"{name} cannot be decoded, is it cut short? ({reason})") from None
+
+
+def _from_pil(image: Image.Image) -> Array:
+    if 0 in image.size:
+        raise MinisamError(f"the image has no pixels (size {image.size[0]}x{image.size[1]})")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        return _from_array(np.asarray(image), "RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def _from_array(x: Array, image_format: str) -> Array:
+    if x.ndim == 2:
+        x = x[..., None]
+    if x.ndim != 3 or x.shape[2] not in (1, 3, 4):
+        raise MinisamError(
+            f"the image array has shape {x.shape}; expected (rows, columns, 3) in RGB order"
+        )
+    if 0 in x.shape:
+        raise MinisamError(f"the image has no pixels (array of shape {x.shape})")
+    x = _to_8_bit(x)
+    if x.shape[2] == 4:
+        alpha = x[..., 3:].astype(np.uint16)
+        x = ((x[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    if x.shape[2] == 1:
+        x = np.repeat(x, 3, axis=2)
+    return np.ascontiguousarray(x[..., ::-1] if image_format == "BGR" else x)
+
+
+def _to_8_bit(x: Array) -> Array:
+    """uint8 as it is; 16-bit scaled by 1 / 257, so that 65535 becomes 255."""
+    if x.dtype == np.uint8:
+        return x
+    if x.dtype.kind in "iu" and x.min() >= 0 and x.max() <= 65535:
+        return ((x.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    raise MinisamError(
+        f"the image array has type {x.dtype}; expected uint8 from 0 to 255 "
+        "(for floats from 0 to 1: (255 * image).round().astype('uint8'))"
+    )

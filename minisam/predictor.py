@@ -1,0 +1,304 @@
+"""SamPredictor: encode a photo once, then ask for masks as often as you like.
+
+The only place that knows the order of the stages. Drop-in for segment-anything's predictor.py
+@dca509f.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from . import postprocess
+from .errors import MinisamError
+from .files import write_atomic
+from .image_encoder import Watch, encode_image
+from .mask_decoder import attend, draw_masks, mask_slice
+from .model import Sam
+from .photos import read_photo
+from .preprocess import fit_inner, map_boxes, map_points, preprocess
+from .prompt_encoder import dense_position, encode_prompts
+from .prompts import check_boxes, check_mask_input, check_points
+
+Array = np.ndarray
+PROMPTS_AT_ONCE = 16  # bounds memory: a ViT-B prompt holds about 20 MB while it is decoded
+
+
+class SamPredictor:
+    """Masks for any number of prompts on one photo.
+
+    Parameters
+    ----------
+    sam : Sam
+        From `minisam.load` or `minisam.sam_model_registry`.
+
+    Attributes
+    ----------
+    original_size : (int, int)
+        Rows and columns of the photo.
+    input_size : (int, int)
+        Rows and columns that it fills in the model's frame.
+    features : (C, H, W) float32
+        The photo's embedding.
+    """
+
+    def __init__(self, sam: Sam) -> None:
+        self.model = sam
+        self.reset_image()
+
+    @property
+    def device(self) -> str:
+        """Always ``"cpu"``."""
+        return self.model.device
+
+    def reset_image(self) -> None:
+        """Forget the photo."""
+        self.is_image_set = False
+        self.features: Array | None = None
+        self.original_size: tuple[int, int] = (0, 0)
+        self.input_size: tuple[int, int] = (0, 0)
+        self._position: Array | None = None
+
+    # ------------------------------------------------------------------ the photo
+
+    def set_image(self, image: Any, image_format: str = "RGB", *,
+                  watch: Watch | None = None) -> None:  # fmt: skip
+        """Run the image encoder on a photo.
+
+        Parameters
+        ----------
+        image : path, PIL image or (rows, columns, 3) uint8 array
+            See `minisam.photos.read_photo`.
+        image_format : {"RGB", "BGR"}
+            Order of an array's channels.
+        watch : callable, optional
+            Called with ``(stage, array)`` as the encoder proceeds.
+
+        Raises
+        ------
+        MinisamError
+            The image cannot be read or has another shape or type.
+        """
+        pixels = read_photo(image, image_format)
+        config = self.model.config
+        frame, inner = preprocess(pixels, config.input_size)
+        features = encode_image(frame, self.model.params["image_encoder"], config, watch)
+        self._set(features, pixels.shape[:2], inner)
+
+    def _set(self, features: Array, photo: tuple[int, int], inner: tuple[int, int]) -> None:
+        config = self.model.config
+        self.features = np.ascontiguousarray(features, np.float32)
+        self.original_size = (int(photo[0]), int(photo[1]))
+        self.input_size = (int(inner[0]), int(inner[1]))
+        self._position = dense_position(self.model.params["prompt_encoder"], config.grid)
+        self.is_image_set = True
+
+    def _require_image(self) -> tuple[Array, Array]:
+        if self.features is None or self._position is None:
+            raise MinisamError("no image is set: call set_image(...) before asking for masks")
+        return self.features, self._position
+
+    def get_image_embedding(self) -> Array:
+        """Give the photo's embedding, (1, C, H, W) float32, as segment-anything shapes it."""
+        return self._require_image()[0][None]
+
+    def save_embedding(self, path: str | os.PathLike[str]) -> None:
+        """Write the photo's embedding to one ``.npz`` file, for `load_embedding`.
+
+        Raises
+        ------
+        MinisamError
+            No image is set, or the file cannot be written.
+        """
+        features, _ = self._require_image()
+        with write_atomic(path) as temporary, open(temporary, "wb") as file:
+            np.savez(
+                file,
+                features=features,
+                original_size=self.original_size,
+                input_size=self.input_size,
+                weights=np.array(self.model.fingerprint),
+            )
+
+    def load_embedding(self, path: str | os.PathLike[str]) -> None:
+        """Take up a photo where `save_embedding` left it, without running the encoder.
+
+        Raises
+        ------
+        MinisamError
+            The file is missing or damaged, or was made with other weights.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                features, weights = saved["features"], str(saved["weights"])
+                photo, inner = saved["original_size"], saved["input_size"]
+        except FileNotFoundError:
+            raise MinisamError(f"no such file: {os.fspath(path)}") from None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise MinisamError(
+                f"{os.fspath(path)} is not a saved embedding or is damaged; make it again ({error})"
+            ) from None
+        if weights != self.model.fingerprint:
+            raise MinisamError(
+                f"{os.fspath(path)} was made with other weights than {self.model.name}; "
+                "load those, or encode the photo again"
+            )
+        config = self.model.config
+        size = (int(photo[0]), int(photo[1]))
+        shape = (config.prompt_width, *config.grid)
+        if features.shape != shape or tuple(inner) != fit_inner(size, config.input_size):
+            raise MinisamError(f"{os.fspath(path)} is damaged; make it again")
+        self._set(features, size, tuple(inner))
+
+    # ------------------------------------------------------------------ the prompts
+
+    def predict(
+        self,
+        point_coords: Any = None,
+        point_labels: Any = None,
+        box: Any = None,
+        mask_input: Any = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[Array, Array, Array]:
+        """Predict masks for one prompt on the photo that is set.
+
+        Parameters
+        ----------
+        point_coords : (N, 2), optional
+            xy pixels of the original photo.
+        point_labels : (N,), optional
+            1 foreground, 0 background.
+        box : (4,) or (1, 4), optional
+            x0, y0, x1, y1 in pixels of the original photo.
+        mask_input : (1, h, w) float, optional
+            Low-res logits of an earlier prediction.
+        multimask_output : bool
+            Three masks (best for one ambiguous point) instead of one.
+        return_logits : bool
+            Masks as float32 logits instead of bool.
+
+        Returns
+        -------
+        masks : (M, rows, columns) bool, or float32 with `return_logits`
+        scores : (M,) float32
+            Predicted IoU of each mask.
+        low_res_logits : (M, h, w) float32
+            Fit for `mask_input`.
+
+        Raises
+        ------
+        MinisamError
+            No image is set; no prompt is given; a prompt has the wrong shape, is not finite, lies
+            outside the photo, or is an empty box.
+        """
+        features, position = self._require_image()
+        points = labels = boxes = mask = None
+        if point_labels is not None and point_coords is None:
+            raise MinisamError("point_labels need point_coords")
+        if point_coords is not None:
+            points, labels = check_points(point_coords, point_labels, self.original_size, ndim=2)
+            points, labels = points[None], labels[None]
+        if box is not None:
+            boxes = check_boxes(np.reshape(np.asarray(box), (-1, 4)) if np.size(box) == 4 else box,
+                                self.original_size, one=True)  # fmt: skip
+        if mask_input is not None:
+            mask = check_mask_input(mask_input, self.model.config.mask_size)
+        if points is None and boxes is None and mask is None:
+            raise MinisamError("no prompt: give point_coords, box or mask_input")
+        low_res, scores = self._decode(
+            features, position, points, labels, boxes, mask, multimask_output
+        )
+        return self.masks_to_photo(low_res[0], return_logits), scores[0], low_res[0]
+
+    def predict_many(
+        self,
+        point_coords: Any = None,
+        point_labels: Any = None,
+        boxes: Any = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[Array, Array, Array]:
+        """Predict masks for B prompts on the photo that is set; equal to B calls of `predict`.
+
+        Parameters
+        ----------
+        point_coords : (B, N, 2), optional
+            xy pixels of the original photo.
+        point_labels : (B, N), optional
+            1 foreground, 0 background, -1 padding where a prompt has fewer points than N.
+        boxes : (B, 4), optional
+        multimask_output, return_logits : bool
+            As for `predict`.
+
+        Returns
+        -------
+        masks : (B, M, rows, columns) bool, or float32 with `return_logits`
+        scores : (B, M) float32
+        low_res_logits : (B, M, h, w) float32
+
+        Raises
+        ------
+        MinisamError
+            As for `predict`; also when points and boxes differ in number.
+        """
+        features, position = self._require_image()
+        points = labels = None
+        if point_coords is not None:
+            points, labels = check_points(point_coords, point_labels, self.original_size, ndim=3)
+        if boxes is not None:
+            boxes = check_boxes(boxes, self.original_size)
+        if points is None and boxes is None:
+            raise MinisamError("no prompt: give point_coords with point_labels, or boxes")
+        if points is not None and boxes is not None and len(points) != len(boxes):
+            raise MinisamError(
+                f"{len(points)} point prompts but {len(boxes)} boxes; expected one box a prompt"
+            )
+        low_res, scores = self._decode(
+            features, position, points, labels, boxes, None, multimask_output
+        )
+        return self.masks_to_photo(low_res, return_logits), scores, low_res
+
+    def _decode(self, features: Array, position: Array, points: Array | None,
+                labels: Array | None, boxes: Array | None, mask: Array | None,
+                multimask_output: bool) -> tuple[Array, Array]:  # fmt: skip
+        """Checked prompts in the photo's pixels -> low-res logits (B, M, h, w), scores (B, M)."""
+        config, params = self.model.config, self.model.params
+        if points is not None:
+            points = map_points(points, self.original_size, self.input_size)
+        if boxes is not None:
+            boxes = map_boxes(boxes, self.original_size, self.input_size)
+        sparse, dense = encode_prompts(
+            params["prompt_encoder"], grid=config.grid, input_size=config.input_size,
+            points=points, labels=labels, boxes=boxes, mask=mask)  # fmt: skip
+        keep = mask_slice(multimask_output)
+        decoder = params["mask_decoder"]
+        low_res, scores = [], []
+        for start in range(0, len(sparse), PROMPTS_AT_ONCE):
+            tokens, iou, image = attend(
+                features, position, sparse[start : start + PROMPTS_AT_ONCE], dense, decoder,
+                heads=config.decoder_heads)  # fmt: skip
+            low_res.append(draw_masks(tokens, image, decoder, keep))
+            scores.append(iou[:, keep])
+        return np.concatenate(low_res), np.concatenate(scores)
+
+    def masks_to_photo(self, low_res_logits: Array, return_logits: bool = False) -> Array:
+        """Bring low-res logits to the photo's size.
+
+        Parameters
+        ----------
+        low_res_logits : (..., h, w) float32
+        return_logits : bool
+
+        Returns
+        -------
+        (..., rows, columns) bool, or float32 with `return_logits`
+        """
+        self._require_image()
+        to_photo = postprocess.resize_masks if return_logits else postprocess.photo_masks
+        return to_photo(
+            low_res_logits, self.model.config.input_size, self.input_size, self.original_size
+        )
