@@ -1,0 +1,15 @@
+"""The Numba twins of the hot functions: same names, same signatures, same results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..dispatch import HOT
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    """Fall back to the plain function where no twin exists."""
+    if name not in HOT:
+        raise AttributeError(name)
+    return HOT[name]
