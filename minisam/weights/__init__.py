@@ -15,20 +15,18 @@ import numpy as np
 
 from ..config import SamConfig, Shape, config_from_shapes, expected_shapes
 from ..errors import MinisamError
-from .hugging_face import is_hugging_face, meta_names
-from .reader import read_safetensors
+from .published import PUBLISHED
+from .reader import is_finite
+from .sources import open_weights, with_meta_names
 
 Array = np.ndarray
 Tensors = dict[str, Array]
-
-# constants that some files carry beside the weights
-IGNORED = ("pixel_mean", "pixel_std")
 
 SHIPPED = {"nano": "minisam-nano.safetensors"}
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Path:
-    """Find the file that a model name or a path stands for.
+    """Find the file (or Hugging Face folder) that a model name or a path stands for.
 
     Raises
     ------
@@ -43,15 +41,33 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
             if path.is_file():
                 return path
         raise MinisamError(f"the {name_or_path} weights are not installed: reinstall minisam")
+    if name_or_path in PUBLISHED:
+        path = PUBLISHED[str(name_or_path)].path
+        if path.is_file():
+            return path
+        raise MinisamError(
+            f"the {name_or_path} weights are not on this machine; "
+            f"fetch them once with: python -m minisam.weights fetch {name_or_path}"
+        )
     path = Path(name_or_path).expanduser()
     if not path.exists():
-        raise MinisamError(f"no such weights: {path}; give 'nano' or a .safetensors file")
+        names = ", ".join([*SHIPPED, *PUBLISHED])
+        raise MinisamError(f"no such weights: {path}; give {names}, a .safetensors or a .pth file")
     return path
 
 
 def read(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """Read a weights file of any known kind: tensors by name, and the file's own notes."""
-    return read_safetensors(path)
+    """Read a weights file of any known kind: tensors by Meta's names, and the file's own notes.
+
+    safetensors come memory-mapped; a .pth file is converted in memory.
+
+    Raises
+    ------
+    MinisamError
+        The file is unreadable or damaged, asks to run code, or has no SAM in it.
+    """
+    with open_weights(path) as weights:
+        return {name: x.read() for name, x in weights.tensors.items()}, weights.metadata
 
 
 def build(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None, *,
@@ -73,18 +89,42 @@ def build(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = Non
     Raises
     ------
     MinisamError
+        A tensor is missing, extra, mis-shaped or not finite; the message names it and what was
+        expected.
+    """
+    named = with_meta_names(tensors)
+    config = check_shapes({name: tuple(x.shape) for name, x in named.items()}, metadata, source)
+    for name, x in named.items():
+        if not is_finite(x):
+            raise MinisamError(
+                f"{source}: tensor {name} holds numbers that are not finite (NaN or infinity)"
+            )
+    return nest({name: _float32(x) for name, x in named.items()}), config
+
+
+def check_shapes(
+    shapes: Mapping[str, Shape], metadata: Mapping[str, str] | None = None, source: str = "weights"
+) -> SamConfig:
+    """Read the configuration off the shapes, and hold every tensor against it.
+
+    Parameters
+    ----------
+    shapes : mapping of Meta's tensor name to shape
+    metadata : mapping of str to str, optional
+    source : str
+        Named in messages.
+
+    Raises
+    ------
+    MinisamError
         A tensor is missing, extra or mis-shaped; the message names it and what was expected.
     """
-    named = {name: x for name, x in tensors.items() if name not in IGNORED}
-    if is_hugging_face(named):
-        named = meta_names(named)
-    shapes = {name: tuple(x.shape) for name, x in named.items()}
     try:
         config = config_from_shapes(shapes, metadata)
         _check_shapes(shapes, expected_shapes(config))
     except MinisamError as error:
         raise MinisamError(f"{source}: {error}") from None
-    return nest({name: _float32(x) for name, x in named.items()}), config
+    return config
 
 
 def _check_shapes(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
