@@ -81,7 +81,7 @@ def erf(x: Array) -> Array:
     Returns
     -------
     (...) float32
-        In [-1, 1], off by at most 3e-7.
+        In [-1, 1], off by at most 4e-7.
     """
     x = np.clip(x, -4, 4)  # erf(4) is 1 to the last float32 bit
     xx = x * x
@@ -235,15 +235,28 @@ def resize_linear(x: Array, size: int, axis: int) -> Array:
     old = x.shape[axis]
     if old == size:
         return x
+    shape = [1] * x.ndim
+    shape[axis] = size
+    left, right, t = neighbours(old, size)
+    t = t.reshape(shape)
+    return np.take(x, left, axis) * (1 - t) + np.take(x, right, axis) * t
+
+
+def neighbours(old: int, size: int) -> tuple[Array, Array, Array]:
+    """Find, for each of `size` new values, the two of `old` values that it lies between.
+
+    Returns
+    -------
+    left, right : (size,) int64
+    t : (size,) float32
+        The new value is ``x[left] * (1 - t) + x[right] * t``.
+    """
     # float32 throughout: PyTorch computes positions in the precision of the data
     centre = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(old / size)
     position = np.maximum(centre - np.float32(0.5), 0)
     left = np.minimum(position.astype(np.int64), old - 1)
     right = np.minimum(left + 1, old - 1)
-    shape = [1] * x.ndim
-    shape[axis] = size
-    t = (position - left).astype(np.float32).reshape(shape)
-    return np.take(x, left, axis) * (1 - t) + np.take(x, right, axis) * t
+    return left, right, (position - left).astype(np.float32)
 
 
 def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
