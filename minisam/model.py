@@ -44,7 +44,7 @@ class Sam:
     def fingerprint(self) -> str:
         """A digest of every weight: embeddings are tied to it. However the file stores them."""
         digest = hashlib.sha256()
-        for name, tensor in weights.flatten(self.params):
+        for name, tensor in sorted(weights.flatten(self.params)):  # names are unique
             digest.update(f"{name}{tensor.shape}".encode())
             digest.update(np.ascontiguousarray(tensor).data)
         return digest.hexdigest()
