@@ -1,0 +1,164 @@
+"""The chapters hold: code runs, outputs and excerpts agree, figures and links exist."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from walkthrough import links
+from walkthrough.fences import (
+    CHAPTERS,
+    ROOT,
+    FenceError,
+    chapters,
+    difference,
+    excerpt,
+    parse,
+    run_chapter,
+)
+
+INDEX = CHAPTERS / "README.md"
+PAGES = sorted(CHAPTERS.rglob("*.md"))
+STAGES = [
+    "preprocess", "image_encoder", "prompt_encoder", "two_way", "mask_decoder", "postprocess",
+    "layers",
+]  # fmt: skip
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", chapters(), ids=named)
+def test_chapter_runs(path):
+    run_chapter(path)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=named)
+def test_links_and_figures(path):
+    assert not links.problems(path)
+
+
+@pytest.mark.parametrize("path", chapters(), ids=named)
+def test_chapter_links_to_its_neighbours(path):
+    order = chapters()
+    at = order.index(path)
+    for neighbour in [*order[max(at - 1, 0) : at], *order[at + 1 : at + 2]]:
+        assert neighbour in links.targets(path), f"{path.name} does not link to {neighbour.name}"
+    assert path in links.targets(INDEX), f"the index does not list {path.name}"
+
+
+def test_every_figure_has_a_generator_and_a_place():
+    from walkthrough.figures import FOLDER, registry
+
+    drawn = {p.stem for p in FOLDER.glob("*.png")}
+    shown = {p.stem for page in PAGES for p in links.figures(page) if p.parent == FOLDER}
+    assert drawn == set(registry()), "PNG files and generators differ"
+    assert shown == drawn, "PNG files and the figures that chapters show differ"
+
+
+@cache
+def executed_code() -> str:
+    fences = [f for path in chapters() for f in parse(path.read_text(encoding="utf-8"))]
+    return "\n".join(f.body for f in fences if f.language == "python")
+
+
+def stage_functions() -> list[str]:
+    found = []
+    for stage in STAGES:
+        module = import_module(f"minisam.{stage}")
+        for name, value in inspect.getmembers(module, inspect.isfunction):
+            if value.__module__ == module.__name__ and not name.startswith("_"):
+                found.append(f"{stage}.{name}")
+    return found
+
+
+@pytest.mark.parametrize("function", stage_functions())
+def test_every_stage_function_appears_in_a_chapter(function):
+    name = function.partition(".")[2]
+    assert re.search(rf"\b{name}\b", executed_code()), f"no chapter runs or shows {function}"
+
+
+# ------------------------------------------------------------------ the checker itself
+
+
+def chapter(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "00-test.md"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("```python\nx = 1\n```\n", "must be run, naive or source"),
+        ("```py run\nx = 1\n```\n", "must be run, naive or source"),
+        ("```python sketch\nx = 1\n```\n", "unknown fence"),
+        ("- a list\n  ```python\n  x = 1\n  ```\n", "must start its line"),
+        ("```python run\nx = 1 / 0\n```\n", "ZeroDivisionError"),
+        ("```python run\nprint(1)\n```\n", "no `text output` fence"),
+        ("```python run\nprint(1)\n```\n\n```text output\n2\n```\n", "the chapter says 2"),
+        ("```python naive\nassert 1 == 1\n```\n", "must call the function of minisam"),
+        ("```python naive\nfrom minisam.layers import relu\nrelu(1)\n```\n", "must assert"),
+        ("```python source=minisam/layers.py::relu nodoc\nno\n```\n", "has changed"),
+        ("```python source=minisam/layers.py::nothing\n```\n", "has no nothing"),
+    ],
+)
+def test_a_wrong_fence_is_caught(tmp_path, text, message):
+    with pytest.raises(FenceError, match=re.escape(message)):
+        run_chapter(chapter(tmp_path, text))
+
+
+def test_write_refreshes_outputs_and_excerpts(tmp_path):
+    path = chapter(
+        tmp_path,
+        "a\n```python run\nprint(1)\n```\n\n```text output\n2\n```\nb\n"
+        "```python source=minisam/layers.py::relu nodoc\nold\n```\nc\n"
+        "```python run\nprint(3)\n```\nd\n",
+    )
+    fresh = run_chapter(path, write=True)
+    assert "```text output\n1\n```\nb\n" in fresh
+    assert "```text output\n3\n```\nd\n" in fresh
+    assert "return np.maximum(x, 0)\n```\nc\n" in fresh
+    path.write_text(fresh, encoding="utf-8")
+    assert run_chapter(path) == fresh == run_chapter(path, write=True)
+
+
+def test_an_excerpt_is_the_source_itself():
+    from minisam import layers
+
+    assert (
+        excerpt("minisam/layers.py::softmax").strip() == inspect.getsource(layers.softmax).strip()
+    )
+    short = excerpt("minisam/layers.py::softmax", doc=False)
+    assert '"""' not in short
+    space: dict = {"np": np, "Array": np.ndarray}
+    exec(short, space)
+    x = np.array([[1.0, 2.0, 4.0]], np.float32)
+    np.testing.assert_array_equal(space["softmax"](x), layers.softmax(x))
+
+
+@pytest.mark.parametrize(
+    ("printed", "said", "same"),
+    [
+        ("a 1.23\n", "a 1.24\n", True),
+        ("a 1.23\n", "a 1.25\n", False),
+        ("a 3\n", "a 4\n", False),
+        ("a 1.0\n", "b 1.0\n", False),
+        ("1.2e-05\n", "1.3e-05\n", True),
+        ("1.2e-05\n", "1.4e-05\n", False),
+    ],
+)
+def test_outputs_agree_to_their_last_printed_place(printed, said, same):
+    assert (difference(printed, said) == "") is same
+
+
+def test_only_words_count_where_numbers_vary():
+    assert difference("took 1.5 s\n", "took 9.7 s\n", varies=True) == ""
+    assert difference("took 1.5 s\n", "needed 1.5 s\n", varies=True) != ""
