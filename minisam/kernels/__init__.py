@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..dispatch import HOT
+from .pixels import photo_masks, resize_masks  # noqa: F401
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
