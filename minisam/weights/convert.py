@@ -58,7 +58,10 @@ def convert(
         The source is no SAM or is damaged, holds a number that is not finite or that `dtype`
         cannot hold, or the target exists or cannot be written. Nothing is written then.
     """
-    target = target or source.with_suffix(".safetensors")
+    if target is None:
+        if source.is_dir() or source.suffix == ".json":
+            raise MinisamError(f"{source} is not one file: say with -o what to write")
+        target = source.with_suffix(".safetensors")
     if target.exists() and not overwrite:
         raise MinisamError(f"{target} exists; choose another with -o, or replace it with --force")
     with open_weights(source) as weights:
