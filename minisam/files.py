@@ -13,16 +13,22 @@ from .errors import MinisamError
 
 
 @contextmanager
-def write_atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+def write_atomic(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` when the block succeeds.
 
     A reader sees the old file or the new one, never half of one; when the block fails, the old
     file is untouched and the temporary one is gone.
 
+    Parameters
+    ----------
+    path : path
+    overwrite : bool
+        Whether a file that is there already may be replaced.
+
     Raises
     ------
     MinisamError
-        The folder is missing or cannot be written, or the disk is full.
+        The folder is missing or cannot be written, the disk is full, or the file exists.
     """
     target = Path(path)
     try:
@@ -38,11 +44,26 @@ def write_atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp made it private; the user asked for a plain file
-        temporary.replace(target)
+        if overwrite:
+            temporary.replace(target)
+        else:
+            _rename_new(temporary, target)
     except OSError as error:
         raise _cannot_write(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _rename_new(temporary: Path, target: Path) -> None:
+    """Rename, but never over a file: a hard link fails in one step where the name is taken."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise MinisamError(f"{target} exists already; it was left as it is") from None
+    except OSError:  # a file system without hard links
+        if os.path.lexists(target):
+            raise MinisamError(f"{target} exists already; it was left as it is") from None
+        temporary.replace(target)
 
 
 def _cannot_write(target: Path, error: OSError) -> MinisamError:
