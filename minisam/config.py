@@ -91,6 +91,38 @@ class SamConfig:
         return "custom"
 
 
+def official_config(kind: str) -> SamConfig:
+    """Give the hyper-parameters of a published size.
+
+    Parameters
+    ----------
+    kind : {"vit_b", "vit_l", "vit_h"}
+
+    Returns
+    -------
+    SamConfig
+
+    Meta's build_sam.py `_build_sam` @dca509f.
+    """
+    width, depth, heads = OFFICIAL[kind]
+    stage = depth // 4  # every fourth of the blocks ends with a global one
+    return SamConfig(
+        patch=16,
+        grid=(64, 64),
+        width=width,
+        heads=heads,
+        head_width=width // heads,
+        mlp=4 * width,
+        windows=((14,) * (stage - 1) + (0,)) * 4,
+        prompt_width=256,
+        decoder_depth=2,
+        decoder_heads=DECODER_HEADS,
+        decoder_mlp=2048,
+        mask_hidden=16,
+        masks=4,
+    )
+
+
 def config_from_shapes(
     shapes: Mapping[str, Shape], metadata: Mapping[str, str] | None = None
 ) -> SamConfig:

@@ -8,11 +8,9 @@ The goldens in tests/goldens hold what Meta's own code computes on these weights
 from __future__ import annotations
 
 import zlib
-from dataclasses import replace
-
 import numpy as np
 
-from minisam.config import SamConfig, expected_shapes
+from minisam.config import SamConfig, expected_shapes, official_config
 from minisam.model import Sam
 from minisam.weights import nest
 
@@ -20,9 +18,7 @@ TINY = SamConfig(
     patch=16, grid=(16, 16), width=96, heads=3, head_width=32, mlp=384, windows=(6, 0, 6, 0),
     prompt_width=256, decoder_depth=2, decoder_heads=8, decoder_mlp=2048, mask_hidden=16, masks=4,
 )  # fmt: skip
-VIT_B = replace(
-    TINY, grid=(64, 64), width=768, heads=12, head_width=64, mlp=3072, windows=(14, 14, 0) * 4
-)
+VIT_B = official_config("vit_b")
 
 
 def recipe_array(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import DECODER_HEADS, OFFICIAL, SamConfig, expected_shapes
+from ..config import OFFICIAL, SamConfig, expected_shapes, official_config
 from . import check_shapes
 from .meaning import family
 from .reader import Stored
 from .sources import Weights, open_weights
-
-GLOBAL_BLOCKS = {"vit_b": (2, 5, 8, 11), "vit_l": (5, 11, 17, 23), "vit_h": (7, 15, 23, 31)}
 
 
 def show(path: Path) -> str:
@@ -40,29 +38,6 @@ def show_markdown(path: Path) -> str:
     """
     with open_weights(path) as weights:
         return "\n".join(_table(_in_order(weights, _config(weights, path))))
-
-
-def official_config(kind: str) -> SamConfig:
-    """Give the configuration of a published size: "vit_b", "vit_l" or "vit_h".
-
-    Meta's build_sam.py @dca509f.
-    """
-    width, depth, heads = OFFICIAL[kind]
-    return SamConfig(
-        patch=16,
-        grid=(64, 64),
-        width=width,
-        heads=heads,
-        head_width=width // heads,
-        mlp=4 * width,
-        windows=tuple(0 if i in GLOBAL_BLOCKS[kind] else 14 for i in range(depth)),
-        prompt_width=256,
-        decoder_depth=2,
-        decoder_heads=DECODER_HEADS,
-        decoder_mlp=2048,
-        mask_hidden=16,
-        masks=4,
-    )
 
 
 def differences(config: SamConfig) -> tuple[str, list[str]]:
