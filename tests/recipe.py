@@ -8,6 +8,7 @@ The goldens in tests/goldens hold what Meta's own code computes on these weights
 from __future__ import annotations
 
 import zlib
+
 import numpy as np
 
 from minisam.config import SamConfig, expected_shapes, official_config
