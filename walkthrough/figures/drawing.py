@@ -206,8 +206,7 @@ def panel(image: Image.Image, title: str, note: str = "") -> Image.Image:
 
 
 def _line(text: str, size: int, colour: Colour) -> Image.Image:
-    width, height = text_size(text, size)
-    image = blank(width + 1, max(height, size) + 3)
+    image = blank(text_size(text, size)[0] + 1, size + 6)
     write(image, (0, 0), text, size, colour)
     return image
 
