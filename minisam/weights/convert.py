@@ -75,7 +75,7 @@ def convert(
         if "decoder_heads" in weights.metadata:  # the one number that no tensor shows
             notes["decoder_heads"] = weights.metadata["decoder_heads"]
         tags = {key: _target_tag(tensor, dtype) for key, tensor in weights.tensors.items()}
-        with write_atomic(target) as temporary:
+        with write_atomic(target, overwrite=overwrite) as temporary:
             _write(temporary, weights.tensors, tags, notes)
     return target
 
