@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from .errors import MinisamError
+
+
+class FileTaken(MinisamError):
+    """A file of that name exists, and was not to be replaced."""
 
 
 @contextmanager
@@ -27,13 +31,54 @@ def write_atomic(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
 
     Raises
     ------
+    FileTaken
+        The file exists and `overwrite` is off.
     MinisamError
-        The folder is missing or cannot be written, the disk is full, or the file exists.
+        The folder is missing or cannot be written, or the disk is full.
     """
     target = Path(path)
+    with _temporary(target) as temporary:
+        yield temporary
+        _publish(temporary, target, overwrite)
+
+
+def write_together(files: Mapping[Path, bytes], *, overwrite: bool = True) -> None:
+    """Write several files: all of them, or none.
+
+    Parameters
+    ----------
+    files : mapping of path to contents
+    overwrite : bool
+        Whether files that are there already may be replaced.
+
+    Raises
+    ------
+    FileTaken, MinisamError
+        As for `write_atomic`.
+    """
+    with ExitStack() as stack:
+        ready: list[tuple[Path, Path]] = []
+        for target, data in files.items():
+            temporary = stack.enter_context(_temporary(target))
+            temporary.write_bytes(data)
+            ready.append((temporary, target))
+        published: list[Path] = []
+        try:
+            for temporary, target in ready:
+                _publish(temporary, target, overwrite)
+                published.append(target)
+        except FileTaken:  # another process was quicker with this name: take ours back
+            for target in published:
+                target.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """Make an empty file beside `target` that is gone afterwards, unless renamed."""
     try:
         handle, name = tempfile.mkstemp(
-            prefix=f".{target.name}.", suffix=f".tmp{target.suffix}", dir=target.parent
+            prefix=f".{target.name[:100]}.", suffix=f".tmp{target.suffix[:20]}", dir=target.parent
         )
         os.close(handle)
     except OSError as error:
@@ -41,29 +86,39 @@ def write_atomic(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
     temporary = Path(name)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp made it private; the user asked for a plain file
-        if overwrite:
-            temporary.replace(target)
-        else:
-            _rename_new(temporary, target)
     except OSError as error:
         raise _cannot_write(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _rename_new(temporary: Path, target: Path) -> None:
-    """Rename, but never over a file: a hard link fails in one step where the name is taken."""
+def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
+    """Give a finished file its name."""
     try:
-        os.link(temporary, target)
+        _rename(temporary, target, overwrite)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+
+
+def _rename(temporary: Path, target: Path, overwrite: bool) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)  # mkstemp made it private; the user asked for a plain file
+    if overwrite:
+        temporary.replace(target)
+        return
+    try:
+        os.link(temporary, target)  # fails in one step where the name is taken; a rename would not
     except FileExistsError:
-        raise MinisamError(f"{target} exists already; it was left as it is") from None
+        raise _taken(target) from None
     except OSError:  # a file system without hard links
         if os.path.lexists(target):
-            raise MinisamError(f"{target} exists already; it was left as it is") from None
+            raise _taken(target) from None
         temporary.replace(target)
+
+
+def _taken(target: Path) -> FileTaken:
+    return FileTaken(f"{target} exists already and was left as it is; choose another name")
 
 
 def _cannot_write(target: Path, error: OSError) -> MinisamError:

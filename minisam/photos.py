@@ -14,17 +14,19 @@ from .errors import MinisamError
 Array = np.ndarray
 
 
-def read_photo(image: Any, image_format: str = "RGB") -> Array:
+def read_photo(image: Any, image_format: str = "RGB", background: str = "white") -> Array:
     """Turn a path, a PIL image or an array into 8-bit RGB.
 
     Parameters
     ----------
     image : path, PIL.Image.Image or array
         Files and PIL images: EXIF orientation is applied; grey, palette, RGBA, CMYK and 16-bit are
-        converted (transparent pixels are laid on white). Arrays: (rows, columns, 3) uint8 as
+        converted. Arrays: (rows, columns, 3) uint8 as
         segment-anything takes them; (rows, columns), (rows, columns, 1 or 4) and uint16 work too.
     image_format : {"RGB", "BGR"}
         Order of an array's channels.
+    background : {"white", "black"}
+        What transparent pixels are laid on.
 
     Returns
     -------
@@ -39,24 +41,22 @@ def read_photo(image: Any, image_format: str = "RGB") -> Array:
     if image_format not in ("RGB", "BGR"):
         raise MinisamError(f"image_format is {image_format!r}; expected 'RGB' or 'BGR'")
     if isinstance(image, (str, os.PathLike)):
-        pixels = _from_file(image)
-    elif isinstance(image, Image.Image):
-        pixels = _from_pil(image)
-    else:
-        pixels = _from_array(np.asarray(image), image_format)
-    if 0 in pixels.shape:
-        raise MinisamError(f"the image has no pixels (size {pixels.shape[1]}x{pixels.shape[0]})")
-    return pixels
+        return _from_file(image, background)
+    if isinstance(image, Image.Image):
+        return _from_pil(image, background)
+    return _from_array(np.asarray(image), image_format, background)
 
 
-def _from_file(path: str | os.PathLike[str]) -> Array:
+def _from_file(path: str | os.PathLike[str], background: str) -> Array:
     name = os.fspath(path)
     try:
         with warnings.catch_warnings():
             # Pillow warns from 89 megapixels and refuses from 179; only its refusal stops us
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(name) as image:
-                return _from_pil(image)
+                return _from_pil(image, background)
+    except MinisamError as error:
+        raise MinisamError(f"{name}: {error}") from None
     except FileNotFoundError:
         raise MinisamError(f"no such file: {name}") from None
     except IsADirectoryError:
@@ -75,19 +75,19 @@ def _from_file(path: str | os.PathLike[str]) -> Array:
         raise MinisamError(f"{name} cannot be decoded, is it cut short? ({reason})") from None
 
 
-def _from_pil(image: Image.Image) -> Array:
+def _from_pil(image: Image.Image, background: str) -> Array:
     if 0 in image.size:
         raise MinisamError(f"the image has no pixels (size {image.size[0]}x{image.size[1]})")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        return _from_array(np.asarray(image), "RGB")
+        return _from_array(np.asarray(image), "RGB", background)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     return np.array(image.convert("RGB"))
 
 
-def _from_array(x: Array, image_format: str) -> Array:
+def _from_array(x: Array, image_format: str, background: str) -> Array:
     if x.ndim == 2:
         x = x[..., None]
     if x.ndim != 3 or x.shape[2] not in (1, 3, 4):
@@ -99,7 +99,8 @@ def _from_array(x: Array, image_format: str) -> Array:
     x = _to_8_bit(x)
     if x.shape[2] == 4:
         alpha = x[..., 3:].astype(np.uint16)
-        x = ((x[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        paper = 255 if background == "white" else 0
+        x = ((x[..., :3] * alpha + paper * (255 - alpha) + 127) // 255).astype(np.uint8)
     if x.shape[2] == 1:
         x = np.repeat(x, 3, axis=2)
     return np.ascontiguousarray(x[..., ::-1] if image_format == "BGR" else x)

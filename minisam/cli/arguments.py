@@ -1,0 +1,142 @@
+"""What the command line takes. Imports nothing heavy: ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from .. import __version__
+
+DESCRIPTION = """\
+Cut objects out of a photo: point at one, or put a box around it.
+
+The photo is encoded once and remembered, so further prompts on it take a fraction of a second."""
+
+EXAMPLES = """\
+examples:
+  minisam photo.jpg --point 500,375                 a click: photo_overlay.png and photo_mask.png
+  minisam photo.jpg --point 500,375 --neg 420,300   this, but not that
+  minisam photo.jpg --box 75,275,1725,850           the object in a box
+  minisam photo.jpg --point 500,375 --all           every candidate mask, not only the best
+  minisam photo.jpg --box 75,275,1725,850 --cutout  the object alone, on transparent ground
+  minisam photo.jpg --point 500,375 --json          numbers and masks for another program
+  minisam photo.jpg --everything                    every object, without a prompt
+
+refine a mask:
+  minisam photo.jpg --point 500,375 --logits first.npy
+  minisam photo.jpg --point 500,375 --neg 700,520 --mask-input first.npy
+
+X,Y are pixels of the photo as a viewer shows it: X from the left edge, Y from the top.
+Files that exist are kept: a new run writes photo-2_mask.png and so on, unless --force is given.
+Exit status: 0 done, 1 some photos of many failed, 2 bad input, 130 interrupted."""
+
+# Options whose value may begin with a minus sign, which argparse would take for an option
+NUMERIC = ("--point", "--neg", "--box")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with 2."""
+        self.exit(2, f"minisam: error: {message} (minisam --help shows examples)\n")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; exits with 2 and one line if it makes no sense.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Without the program's name.
+    """
+    return parser().parse_intermixed_args(_joined(arguments))
+
+
+def parser() -> Parser:
+    """Build the parser."""
+    p = Parser(
+        prog="minisam", description=DESCRIPTION, epilog=EXAMPLES, add_help=False,
+        allow_abbrev=False, formatter_class=_Formatter)  # fmt: skip
+    p.add_argument("photos", nargs="*", metavar="PHOTO",
+                   help="any picture Pillow reads; several with --everything or "
+                        "--prompts")  # fmt: skip
+
+    g = p.add_argument_group("prompt (pixels of the photo)")
+    g.add_argument("--point", action="append", default=[], type=numbers("X,Y"), metavar="X,Y",
+                   help="a point on the object; may be repeated")  # fmt: skip
+    g.add_argument("--neg", action="append", default=[], type=numbers("X,Y"), metavar="X,Y",
+                   help="a point that is not on the object; may be repeated")  # fmt: skip
+    g.add_argument("--box", type=numbers("X0,Y0,X1,Y1"), metavar="X0,Y0,X1,Y1",
+                   help="left, top, right and bottom of the object")  # fmt: skip
+    g.add_argument("--mask-input", metavar="FILE",
+                   help="a first guess: a .npy file that --logits wrote, or a black-and-white "
+                        "picture of the photo's size, the object white")  # fmt: skip
+
+    g = p.add_argument_group("model")
+    g.add_argument("--model", default="nano", metavar="NAME|FILE",
+                   help="nano (small, comes with minisam; the default), vit_b, vit_l or vit_h "
+                        "(fetch them with: python -m minisam.weights fetch vit_b), or a "
+                        ".safetensors or .pth file")  # fmt: skip
+    g.add_argument("--no-cache", action="store_true",
+                   help="encode the photo anew, and do not remember it")  # fmt: skip
+
+    g = p.add_argument_group("results (default: --overlay --mask)")
+    g.add_argument("--overlay", action="store_true", help="the photo with the mask painted on it")
+    g.add_argument("--mask", action="store_true", help="the mask: white on black, the photo's size")
+    g.add_argument("--cutout", action="store_true",
+                   help="the object alone, cropped, the rest transparent")  # fmt: skip
+    g.add_argument("--logits", metavar="FILE.npy",
+                   help="the best mask's low-resolution logits, for --mask-input")  # fmt: skip
+    g.add_argument("--json", action="store_true",
+                   help="scores, boxes, areas, run-length masks, times and files on standard "
+                        "output, instead of the table")  # fmt: skip
+    g.add_argument("--all", action="store_true", help="pictures of every mask, not only the best")
+    g.add_argument("--out", metavar="PLACE",
+                   help="a folder (it exists, or PLACE ends with /), the beginning of the file "
+                        "names, or a .png file when there is one picture to write; default: here, "
+                        "with the photo's name")  # fmt: skip
+    g.add_argument("--force", action="store_true", help="replace files that exist")
+
+    g = p.add_argument_group("other")
+    g.add_argument("-h", "--help", action="help", help="show this text")
+    g.add_argument("--version", action="version", version=f"minisam {__version__}")
+    return p
+
+
+def numbers(shape: str) -> Callable[[str], tuple[float, ...]]:
+    """Make a reader of comma-separated numbers, as many as `shape` ("X,Y") has parts."""
+    names = shape.split(",")
+
+    def read(text: str) -> tuple[float, ...]:
+        try:
+            values = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            values = ()
+        if len(values) != len(names):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not {shape}: {len(names)} numbers with commas between, in pixels"
+            )
+        return values
+
+    return read
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """``--point -5,3`` -> ``--point=-5,3``: a value, to be refused as one outside the photo."""
+    out: list[str] = []
+    for argument in arguments:
+        if out and out[-1] in NUMERIC and re.match(r"-[\d.ni]", argument):  # -5, -.5, -nan, -inf
+            out[-1] += f"={argument}"
+        else:
+            out.append(argument)
+    return out
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of the examples, and gives the options' names room."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26)
