@@ -1,0 +1,1 @@
+"""The nano weights that ship with minisam, and how they were trained (``weights/train``)."""

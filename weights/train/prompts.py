@@ -1,0 +1,116 @@
+"""Objects to train on, and the user's clicks and boxes on them, simulated."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .augment import LAYER
+
+
+def choose_objects(labels: Tensor, wholes: list[list[int]], rng: np.random.Generator, per_photo: int
+                   ) -> tuple[Tensor, Tensor]:
+    """Masks (P, side, side) bool and the picture of each (P,), up to `per_photo` a picture.
+
+    Every label of at least 0.04% of the picture is as likely as any other, so small things are
+    trained as often as large ones. Of photos whose labels are parts, their union is drawn as well.
+    """
+    smallest = 0.0004 * labels[0].numel()
+    masks, owner = [], []
+    for b, lab in enumerate(labels):
+        counts = lab.flatten().bincount(minlength=5 * LAYER)
+        counts[::LAYER] = 0  # nothing labelled there
+        ids = (counts >= smallest).nonzero()[:, 0].tolist()
+        choices = [lab == i for i in rng.permutation(ids)[:per_photo]]
+        for layer in wholes[b]:
+            union = (lab // LAYER == layer) & (lab % LAYER > 0)
+            if rng.random() < 0.4 and union.sum() >= smallest:
+                choices.insert(0, union)
+        pasted = LAYER * 4 + 1
+        if pasted in ids and rng.random() < 0.5:
+            choices.insert(0, lab == pasted)
+        choices = choices[:per_photo]
+        masks += choices
+        owner += [b] * len(choices)
+    if not masks:
+        return labels.new_zeros(0, *labels.shape[1:], dtype=torch.bool), labels.new_zeros(0)
+    return torch.stack(masks), torch.tensor(owner, device=labels.device)
+
+
+def depth_inside(mask: Tensor) -> Tensor:
+    """How deep inside its region every pixel lies (P, h, w), in pixels, by repeated erosion."""
+    left = F.pad(mask.float()[:, None], (1, 1, 1, 1))  # beyond the frame is outside
+    depth = torch.zeros_like(left)
+    for _ in range(mask.shape[-1] // 2):
+        depth += left
+        left = -F.max_pool2d(-left, 3, 1, 1)
+        if not left.any():
+            break
+    return depth[:, 0, 1:-1, 1:-1]
+
+
+def pick_pixel(region: Tensor, innermost: Tensor) -> Tensor:
+    """One pixel of every region (P, R, R) bool -> xy (P, 2) in region pixels.
+
+    Where `innermost` (P,) is true the deepest one, else a random one. Depth is found at no more
+    than 64x64, which is enough to click by. An empty region gives a random pixel of the frame.
+    """
+    p, r, _ = region.shape
+    score = torch.rand(p, r, r, device=region.device)
+    if bool(innermost.any()):
+        coarse = F.adaptive_avg_pool2d(region[innermost][:, None].float(), min(r, 64))[:, 0] >= 0.5
+        depth = F.interpolate(depth_inside(coarse)[:, None], size=(r, r), mode="bilinear")[:, 0]
+        score[innermost] = score[innermost] * 0.5 + depth
+    best = torch.where(region, 1 + score, score * 0.5).flatten(1).argmax(1)
+    return torch.stack([best % r, best // r], 1)
+
+
+def to_input(xy: Tensor, r: int, side: int) -> Tensor:
+    """Pixels of an r x r mask -> pixels of the model's input, centre on centre."""
+    return (xy.float() + 0.5) * side / r - 0.5
+
+
+def first_clicks(target: Tensor, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """One foreground point and the padding point: xy (P, 2, 2), labels (P, 2)."""
+    inner = torch.as_tensor(rng.random(len(target)) < 0.5, device=target.device)
+    xy = to_input(pick_pixel(target, inner), target.shape[-1], side)
+    labels = torch.tensor([[-1, 1]], device=target.device).expand(len(xy), 2)
+    return torch.stack([torch.zeros_like(xy), xy], 1), labels
+
+
+def jittered_boxes(target: Tensor, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Boxes with noise of a tenth of their size (at most 2% of the side, as in the paper)."""
+    r = target.shape[-1]
+    edges = []
+    for axis in (1, 2):  # columns, then rows
+        hit = target.any(axis).float()
+        low = hit.argmax(1)
+        high = r - hit.flip(1).argmax(1)
+        edges.append(torch.stack([low, high], 1).float() * side / r)
+    box = torch.stack(edges, 2)  # (P, corner, xy)
+    extent = (box[:, 1] - box[:, 0])[:, None]
+    noise = torch.as_tensor(rng.normal(size=box.shape), dtype=torch.float32, device=box.device)
+    box = box + torch.minimum(noise.abs() * 0.1 * extent, torch.tensor(0.02 * side)) * noise.sign()
+    labels = torch.tensor([[2, 3]], device=target.device).expand(len(box), 2)
+    return box.clamp(0, side) - 0.5, labels
+
+
+def corrective_clicks(logits: Tensor, target: Tensor, side: int, rng: np.random.Generator
+                      ) -> tuple[Tensor, Tensor]:
+    """A point in the larger error: logits, target (P, R, R) -> xy (P, 1, 2), labels (P, 1).
+
+    Missed object gives a foreground point, spilled mask a background point.
+    """
+    predicted = logits > 0
+    missed, spilled = target & ~predicted, predicted & ~target
+    add = missed.sum((1, 2)) >= spilled.sum((1, 2))
+    region = torch.where(add[:, None, None], missed, spilled)
+    inner = torch.as_tensor(rng.random(len(target)) < 0.6, device=target.device)
+    xy = to_input(pick_pixel(region, inner), target.shape[-1], side)
+    empty = ~region.flatten(1).any(1)  # a perfect mask: confirm it with a point of the object
+    if bool(empty.any()):
+        sure = torch.ones(int(empty.sum()), dtype=torch.bool, device=target.device)
+        xy[empty] = to_input(pick_pixel(target[empty], sure), target.shape[-1], side)
+    return xy[:, None], (add | empty).long()[:, None]
