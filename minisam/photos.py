@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -49,12 +51,23 @@ def read_photo(image: Any, image_format: str = "RGB", background: str = "white")
 
 def _from_file(path: str | os.PathLike[str], background: str) -> Array:
     name = os.fspath(path)
+    with _decoding(name), warnings.catch_warnings():
+        # Pillow warns from 89 megapixels and refuses from 179; only its refusal stops us
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(name) as image:
+            return _rgb(image, background)
+
+
+def _from_pil(image: Image.Image, background: str) -> Array:
+    with _decoding("the image"):  # Pillow reads the pixels only now
+        return _rgb(image, background)
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Say in one line what Pillow complains about."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 megapixels and refuses from 179; only its refusal stops us
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(name) as image:
-                return _from_pil(image, background)
+        yield
     except MinisamError as error:
         raise MinisamError(f"{name}: {error}") from None
     except FileNotFoundError:
@@ -70,18 +83,22 @@ def _from_file(path: str | os.PathLike[str], background: str) -> Array:
             f"{name} is too large to open safely ({error}); "
             "shrink it first, or raise PIL.Image.MAX_IMAGE_PIXELS in Python if you trust it"
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except MemoryError:
+        raise MinisamError(f"{name} does not fit into memory; shrink it first") from None
+    except Exception as error:  # damaged files make Pillow's decoders raise anything
         reason = str(error) or type(error).__name__
         raise MinisamError(f"{name} cannot be decoded, is it cut short? ({reason})") from None
 
 
-def _from_pil(image: Image.Image, background: str) -> Array:
+def _rgb(image: Image.Image, background: str) -> Array:
     if 0 in image.size:
-        raise MinisamError(f"the image has no pixels (size {image.size[0]}x{image.size[1]})")
+        raise MinisamError(f"it has no pixels (size {image.size[0]}x{image.size[1]})")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         return _from_array(np.asarray(image), "RGB", background)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.mode == "La":
+        image = image.convert("LA")  # from which alone Pillow knows a way on
+    if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     return np.array(image.convert("RGB"))
@@ -95,7 +112,7 @@ def _from_array(x: Array, image_format: str, background: str) -> Array:
             f"the image array has shape {x.shape}; expected (rows, columns, 3) in RGB order"
         )
     if 0 in x.shape:
-        raise MinisamError(f"the image has no pixels (array of shape {x.shape})")
+        raise MinisamError(f"the image array has no pixels (shape {x.shape})")
     x = _to_8_bit(x)
     if x.shape[2] == 4:
         alpha = x[..., 3:].astype(np.uint16)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import zipfile
-from typing import Any
+import zlib
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -24,6 +25,15 @@ from .prompt_encoder import dense_position, encode_prompts
 from .prompts import check_boxes, check_mask_input, check_points
 
 Array = np.ndarray
+# What ported scripts may ask for, and what does it here
+TORCH_ONLY = {
+    "transform": "predict_many, which takes pixels of the photo as they are",
+    "set_torch_image": "set_image",
+    "predict_torch": "predict_many",
+}
+# What reading a file that is no .npz of ours, or was cut short, raises in NumPy and zipfile
+NOT_AN_EMBEDDING = (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, MemoryError,
+                    NotImplementedError, zipfile.BadZipFile, zlib.error)  # fmt: skip
 PROMPTS_AT_ONCE = 16  # bounds memory: a ViT-B prompt holds about 20 MB while it is decoded
 
 
@@ -54,6 +64,14 @@ class SamPredictor:
         """Always ``"cpu"``."""
         return self.model.device
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            text = f"SamPredictor has no attribute {name!r}"
+            if name in TORCH_ONLY:
+                text += f", which is for torch tensors; use {TORCH_ONLY[name]}"
+            raise AttributeError(text)
+
     def reset_image(self) -> None:
         """Forget the photo."""
         self.is_image_set = False
@@ -82,6 +100,7 @@ class SamPredictor:
         MinisamError
             The image cannot be read or has another shape or type.
         """
+        self.reset_image()  # so that after a bad photo no masks of the one before can be had
         pixels = read_photo(image, image_format)
         config = self.model.config
         frame, inner = preprocess(pixels, config.input_size)
@@ -137,7 +156,7 @@ class SamPredictor:
                 photo, inner = saved["original_size"], saved["input_size"]
         except FileNotFoundError:
             raise MinisamError(f"no such file: {os.fspath(path)}") from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except NOT_AN_EMBEDDING as error:
             raise MinisamError(
                 f"{os.fspath(path)} is not a saved embedding or is damaged; make it again ({error})"
             ) from None
@@ -147,11 +166,14 @@ class SamPredictor:
                 "load those, or encode the photo again"
             )
         config = self.model.config
-        size = (int(photo[0]), int(photo[1]))
-        shape = (config.prompt_width, *config.grid)
-        if features.shape != shape or tuple(inner) != fit_inner(size, config.input_size):
+        whole = (
+            features.shape == (config.prompt_width, *config.grid) and features.dtype == np.float32
+            and np.isfinite(features).all() and photo.shape == inner.shape == (2,)
+            and min(photo) > 0 and tuple(inner) == fit_inner(tuple(photo), config.input_size)
+        )  # fmt: skip
+        if not whole:
             raise MinisamError(f"{os.fspath(path)} is damaged; make it again")
-        self._set(features, size, tuple(inner))
+        self._set(features, tuple(photo), tuple(inner))
 
     # ------------------------------------------------------------------ the prompts
 
@@ -203,8 +225,7 @@ class SamPredictor:
             points, labels = check_points(point_coords, point_labels, self.original_size, ndim=2)
             points, labels = points[None], labels[None]
         if box is not None:
-            boxes = check_boxes(np.reshape(np.asarray(box), (-1, 4)) if np.size(box) == 4 else box,
-                                self.original_size, one=True)  # fmt: skip
+            boxes = check_boxes(box, self.original_size, one=True)
         if mask_input is not None:
             mask = check_mask_input(mask_input, self.model.config.mask_size)
         if points is None and boxes is None and mask is None:

@@ -54,7 +54,7 @@ def check_points(points: Any, labels: Any, photo: Size, ndim: int) -> tuple[Arra
 
 
 def check_boxes(boxes: Any, photo: Size, one: bool = False) -> Array:
-    """Check boxes x0, y0, x1, y1, (B, 4), or a single (4,) when `one`.
+    """Check boxes x0, y0, x1, y1, (B, 4), or when `one` a single (4,) or (1, 4).
 
     Returns
     -------
@@ -66,6 +66,8 @@ def check_boxes(boxes: Any, photo: Size, one: bool = False) -> Array:
         With the reason in one line.
     """
     x = _numbers(boxes, "box")
+    if one and x.shape == (4,):
+        x = x[None]
     if x.ndim != 2 or x.shape[1] != 4 or len(x) == 0 or (one and len(x) != 1):
         raise MinisamError(
             f"box has shape {x.shape}; expected {'(4,)' if one else '(B, 4)'} as x0, y0, x1, y1"
