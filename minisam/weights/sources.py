@@ -83,7 +83,7 @@ def open_weights(path: Path) -> Iterator[Weights]:
         metadata: dict[str, str] = {}
         kind = "safetensors"
         for file in files:
-            if not listed and _start(file).startswith((ZIP_START, PICKLE_START)):
+            if not listed and _is_pytorch(file):
                 kind = "PyTorch checkpoint"
                 checkpoint = stack.enter_context(Checkpoint(file))
                 found = _stored(checkpoint)
@@ -125,12 +125,16 @@ def _stored(checkpoint: Checkpoint) -> dict[str, Stored]:
     }
 
 
-def _start(path: Path) -> bytes:
+def _is_pytorch(path: Path) -> bool:
+    """Tell PyTorch's two layouts from safetensors, whose length may begin with any byte."""
     try:
         with open(path, "rb") as file:
-            return file.read(8)
+            start = file.read(9)
     except OSError as error:
         raise MinisamError(f"cannot read {path}: {error.strerror or error}") from error
+    if start.startswith(ZIP_START):
+        return True
+    return start.startswith(PICKLE_START) and start[8:] != b"{"  # safetensors: length, then {
 
 
 def _in_folder(folder: Path) -> Path:
