@@ -166,6 +166,7 @@ def config_from_shapes(
             f"3 x {head_width}, the head width of the relative-position tables"
         )
     first = f"{dec}.transformer.layers.0"
+    prompt_width = shape("prompt_encoder.no_mask_embed.weight", 2)[1]
     return SamConfig(
         patch=patch,
         grid=(rows, cols),
@@ -174,20 +175,32 @@ def config_from_shapes(
         head_width=head_width,
         mlp=shape(f"{enc}.blocks.0.mlp.lin1.weight", 2)[0],
         windows=_windows([length for length, _ in tables], rows),
-        prompt_width=shape("prompt_encoder.no_mask_embed.weight", 2)[1],
+        prompt_width=prompt_width,
         decoder_depth=count(shapes, f"{dec}.transformer.layers"),
-        decoder_heads=int((metadata or {}).get("decoder_heads", DECODER_HEADS)),
+        decoder_heads=_decoder_heads(metadata or {}, prompt_width),
         decoder_mlp=shape(f"{first}.mlp.lin1.weight", 2)[0],
         mask_hidden=shape("prompt_encoder.mask_downscaling.3.weight", 4)[0],
         masks=shape(f"{dec}.mask_tokens.weight", 2)[0],
     )
 
 
+def _decoder_heads(metadata: Mapping[str, str], prompt_width: int) -> int:
+    """Read the decoder's heads off the file's notes; they share half of the decoder's width."""
+    text = metadata.get("decoder_heads", str(DECODER_HEADS))
+    heads = int(text) if text.isdecimal() and len(text) < 5 else 0
+    if heads == 0 or (prompt_width // 2) % heads:
+        raise MinisamError(
+            f"the decoder cannot have {text[:20]!r} heads: half its width, {prompt_width // 2}, "
+            "must be a multiple of them"
+        )
+    return heads
+
+
 def count(shapes: Mapping[str, Shape], prefix: str) -> int:
     """Count the numbered children of `prefix`: one more than the largest number."""
     parts = len(prefix.split("."))
     numbers = (name.split(".")[parts] for name in shapes if name.startswith(prefix + "."))
-    return max((int(n) + 1 for n in numbers if n.isdigit() and len(n) < 5), default=0)
+    return max((int(n) + 1 for n in numbers if n.isdecimal() and len(n) < 5), default=0)
 
 
 def _windows(lengths: list[int], rows: int) -> tuple[int, ...]:
