@@ -40,6 +40,7 @@ class Line:
 
     def _write(self, text: str) -> None:
         if self._on:
-            sys.stderr.write("\r" + text.ljust(self._width) + ("" if text else "\r"))
+            # back to the start of the line, so that whatever else is printed covers it
+            sys.stderr.write("\r" + text.ljust(self._width) + "\r")
             sys.stderr.flush()
             self._width = len(text)
