@@ -65,6 +65,7 @@ def _tell(watch: Watch | None, name: str, x: Array) -> None:
         watch(name, x)
 
 
+@hot
 def patch_embed(image: Array, weight: Array, bias: Array) -> Array:
     """Cut the image into patches and turn each into a token: a convolution that never overlaps.
 
@@ -106,6 +107,7 @@ def absolute_position(pos_embed: Array, grid: tuple[int, int]) -> Array:
     return resize_bilinear(table.transpose(2, 0, 1), grid).transpose(1, 2, 0)
 
 
+@hot
 def block(x: Array, p: dict, *, heads: int, win: int) -> Array:
     """One transformer block: mix tokens, then rework each; both added to what was there.
 
@@ -281,6 +283,7 @@ def relative_bias(q: Array, rel_h: Array, rel_w: Array) -> Array:
     return bias.reshape(n, h * w, -1)
 
 
+@hot
 def neck(x: Array, p: list) -> Array:
     """Bring the width down to the decoder's and smooth over neighbours.
 

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..dispatch import HOT
+from .decoder import draw_masks, two_way_transformer  # noqa: F401
+from .elementwise import gelu, layer_norm  # noqa: F401
+from .encoder import attention, block, mlp, neck, patch_embed, window_attention  # noqa: F401
 from .pixels import photo_masks, resize_masks  # noqa: F401
 
 

@@ -1,0 +1,105 @@
+"""How kernels are compiled, and where the result is kept for the next run."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core.caching import FunctionCache
+
+from ..files import cache_dir
+
+# no two results differ by more than rounding under these: a * b + c in one step; -0 is 0
+FASTMATH = frozenset({"contract", "nsz", "arcp"})
+
+
+def kernel(function: Callable[..., None] | None = None, *, fastmath: Any = FASTMATH) -> Any:
+    """Decorate a function over arrays: compiled at its first call, and kept on disk.
+
+    A kernel releases the interpreter's lock, so several may run on threads of `minisam.threads`.
+    Numba compiles one version for every combination of argument types: pass float32 arrays in C
+    order, none of them read-only (weights may be: see `vector`).
+
+    Parameters
+    ----------
+    fastmath : set of str
+        LLVM's flags. Adding ``"reassoc"`` lets sums be vectorised, and breaks `scalars.exp`.
+    """
+    if function is None:
+        return functools.partial(kernel, fastmath=fastmath)
+    compiled = numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+    if hasattr(compiled, "py_func"):  # not under NUMBA_DISABLE_JIT
+        compiled._cache = _cache_for(function)
+    return compiled
+
+
+def _cache_for(function: Callable[..., None]) -> Any:
+    """Numba's cache for a function: where NUMBA_CACHE_DIR says, else among minisam's own caches."""
+    chosen = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = chosen or str(cache_dir() / "kernels" / _version())
+    try:
+        return _Cache(function)
+    except RuntimeError:  # no folder can be written: compile in every run
+        return _NoCache()
+    finally:
+        numba.config.CACHE_DIR = chosen
+
+
+@functools.cache
+def _version() -> str:
+    """A name for the source of all kernels: one may be compiled into another of another file."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+class _Cache(FunctionCache):
+    """Numba's cache, except that a damaged file means compiling again, not a traceback."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Give the compiled version for these types, or None."""
+        try:
+            found = super().load_overload(sig, target_context)
+        except Exception:  # whatever unpickling garbage may raise
+            self._restart()
+            found = None
+        if found is None:
+            _announce()
+        return found
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep a compiled version; a full or vanished disk costs time, not the result."""
+        try:
+            super().save_overload(sig, data)
+        except OSError:
+            self.disable()
+        except Exception:  # the index is read before it is written, and may be garbage
+            self._restart()
+
+    def _restart(self) -> None:
+        try:
+            self.flush()
+        except OSError:
+            self.disable()
+
+
+class _NoCache(numba.core.caching.NullCache):
+    def load_overload(self, sig: Any, target_context: Any) -> None:
+        _announce(" (no folder to keep them in: set MINISAM_CACHE to one that can be written)")
+
+
+@functools.cache
+def _announce(why: str = "") -> None:
+    print(f"minisam: compiling kernels, once: about 10 s{why}", file=sys.stderr, flush=True)
+
+
+def vector(x: np.ndarray) -> np.ndarray:
+    """Copy a small weight: a view of a file is read-only, which is a type of its own to Numba."""
+    return np.array(x, np.float32, order="C")

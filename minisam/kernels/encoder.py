@@ -1,0 +1,448 @@
+"""The image encoder's fast path: the twins of `block`, the attentions, `mlp`, and both ends.
+
+Nearly all the time goes into matrix products, and BLAS does those. What this file adds is order:
+
+* Rows of tokens are shared out between threads, and everything that happens to a row between two
+  attentions (projection, residual, norm, MLP) happens while it is in the cache.
+* Queries, keys and values are laid out head by head and window by window once, right after their
+  product, so that each window is a plain matrix afterwards.
+* Scores are computed transposed, (keys, queries): OpenBLAS is a third faster at that shape, and
+  the softmax of 16 queries then takes one vector instruction at every step.
+
+What the plain functions compute and these leave out, because it cannot change the result:
+
+* The keys' bias adds ``q . bias`` to all scores of a query, and a softmax ignores that.
+* The values' bias comes out of any weighted mean as it went in: it is added to the result.
+* So a padding token of a window has key 0 and value 0: nothing to multiply, only its share of the
+  softmax's sum, which is the exponential of its relative position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from .. import threads
+from ..layers import resize_linear
+from . import scalars
+from .compiled import kernel, vector
+from .elementwise import add_rows, gelu_rows, norm_rows, rows_of
+
+Array = np.ndarray
+
+ROWS = 512  # tokens of one task: fewer, and BLAS repacks the weights too often
+SCORES = 128 * 4096  # of one task: 2 MB, which is 128 queries and 4096 keys of global attention
+LOWEST = np.float32(-3e38)
+EPS = np.float32(1e-6)
+LOG2_E = 1.4426950408889634
+
+
+# ---------------------------------------------------------------------- blocks
+
+
+def block(x: Array, p: dict, *, heads: int, win: int) -> Array:
+    """Twin of `minisam.image_encoder.block`."""
+    grid = x.shape[:2]
+    rows = rows_of(x)
+    norm = vector(p["norm1"]["weight"]), vector(p["norm1"]["bias"])
+
+    def normed(some: slice) -> Array:
+        out = threads.workspace("normed", *rows[some].shape)
+        norm_rows(rows[some], *norm, EPS, out)
+        return out
+
+    mixed = _attend(normed, grid, p["attn"], heads, win)
+    return _finish(rows, mixed, p).reshape(x.shape)
+
+
+def _finish(x: Array, mixed: Array, p: dict) -> Array:
+    """Everything after the attention: its projection, the MLP, and both residuals.
+
+    Parameters
+    ----------
+    x : (N, D)
+        What the block was given.
+    mixed : (N, heads * d)
+        What the attention computed.
+    """
+    out = np.empty_like(x)
+    proj, proj_bias = p["attn"]["proj"]["weight"].T, vector(p["attn"]["proj"]["bias"])
+    norm = vector(p["norm2"]["weight"]), vector(p["norm2"]["bias"])
+    hidden_layer = _hidden_layer(p["mlp"]["lin1"])
+    narrow, bias = p["mlp"]["lin2"]["weight"].T, vector(p["mlp"]["lin2"]["bias"])
+
+    def finish(some: slice) -> None:
+        y = np.matmul(mixed[some], proj, out=out[some])
+        add_rows(y, proj_bias, x[some])
+        z = threads.workspace("normed", *y.shape)
+        norm_rows(y, *norm, EPS, z)
+        hidden = hidden_layer(z)
+        add_rows(y, bias, np.matmul(hidden, narrow, out=z))
+
+    threads.parallel(finish, threads.blocks(len(x), ROWS))
+    return out
+
+
+def _hidden_layer(lin1: dict) -> Callable[[Array], Array]:
+    """The MLP's first layer and GELU, into this thread's scratch array."""
+    widen, bias = lin1["weight"].T, vector(lin1["bias"])
+
+    def hidden_layer(x: Array) -> Array:
+        hidden = threads.workspace("hidden", len(x), widen.shape[1])
+        np.matmul(x, widen, out=hidden)
+        gelu_rows(hidden, bias)
+        return hidden
+
+    return hidden_layer
+
+
+def mlp(x: Array, lin1: dict, lin2: dict) -> Array:
+    """Twin of `minisam.layers.mlp`: the hidden values of a block of rows never leave the cache."""
+    rows = rows_of(x)
+    hidden_layer = _hidden_layer(lin1)
+    out = np.empty((len(rows), lin2["weight"].shape[0]), np.float32)
+
+    def run(some: slice) -> None:
+        np.matmul(hidden_layer(rows[some]), lin2["weight"].T, out=out[some])
+        out[some] += lin2["bias"]
+
+    threads.parallel(run, threads.blocks(len(rows), ROWS))
+    return out.reshape(*x.shape[:-1], -1)
+
+
+# ---------------------------------------------------------------------- attention
+
+
+def window_attention(x: Array, p: dict, *, heads: int, win: int) -> Array:
+    """Twin of `minisam.image_encoder.window_attention`."""
+    rows = rows_of(x)
+    mixed = _attend(lambda some: rows[some], x.shape[:2], p, heads, win)
+    return _project(mixed, **p["proj"]).reshape(x.shape)
+
+
+def attention(x: Array, p: dict, *, heads: int) -> Array:
+    """Twin of `minisam.image_encoder.attention`."""
+    return np.stack([window_attention(grid, p, heads=heads, win=0) for grid in x])
+
+
+def _project(x: Array, weight: Array, bias: Array) -> Array:
+    out = np.empty((len(x), len(weight)), np.float32)
+
+    def run(some: slice) -> None:
+        np.matmul(x[some], weight.T, out=out[some])
+        out[some] += bias
+
+    threads.parallel(run, threads.blocks(len(x), ROWS))
+    return out
+
+
+class Window(NamedTuple):
+    """Tokens that see one another: positions ``start:stop`` of the window-by-window order.
+
+    `rows`, `cols` count its real tokens; up to `H`, `W` it is padding.
+    """
+
+    start: int
+    stop: int
+    rows: int
+    cols: int
+    H: int
+    W: int
+
+
+def cut(grid: tuple[int, int], win: int) -> tuple[list[Window], Array]:
+    """Cut a grid into windows, the last of each row and column smaller where it does not divide.
+
+    Returns
+    -------
+    windows : list of Window
+    place : (H * W,) int64
+        Where each token of the grid stands in the window-by-window order.
+    """
+    h, w = grid
+    high, wide = (win, win) if win else grid
+    place = np.empty(grid, np.int64)
+    windows, start = [], 0
+    for top in range(0, h, high):
+        for left in range(0, w, wide):
+            part = place[top : top + high, left : left + wide]
+            part[:] = start + np.arange(part.size).reshape(part.shape)
+            windows.append(Window(start, start + part.size, *part.shape, high, wide))
+            start += part.size
+    return windows, place.ravel()
+
+
+def _attend(normed: Callable[[slice], Array], grid: tuple[int, int], p: dict, heads: int,
+            win: int) -> Array:  # fmt: skip
+    """Attention up to, and without, the projection of its output.
+
+    Parameters
+    ----------
+    normed : function
+        Gives the (rows, D) input of the tokens in a slice.
+    grid : (H, W)
+    p : {qkv, rel_pos_h, rel_pos_w}
+    heads, win : int
+        As for `window_attention`; 0 is one window over the whole grid.
+
+    Returns
+    -------
+    (H * W, heads * d) float32
+    """
+    windows, place = cut(grid, win)
+    q, k, v = _head_by_head(normed, place, p["qkv"], heads)  # each (heads, N, d)
+    d = q.shape[-1]
+    high, wide = windows[0].H, windows[0].W
+    # Scores hold log2(e) / sqrt(d) times q . k, so that the softmax may take powers of 2. Only the
+    # products with keys are to be divided by sqrt(d): for the tables that is undone.
+    tables = np.float32(d**0.5) * np.concatenate([
+        resize_linear(p["rel_pos_h"], 2 * high - 1, axis=0),
+        resize_linear(p["rel_pos_w"], 2 * wide - 1, axis=0),
+    ])  # fmt: skip
+    order = np.argsort(place)
+    value_bias = vector(p["qkv"]["bias"]).reshape(3, heads, d)[2]
+    out = np.empty((len(place), heads, d), np.float32)
+
+    def attend(task: tuple[Window, slice, slice]) -> None:
+        window, some_heads, tile = task
+        inside = slice(window.start, window.stop)
+        first = tile.start - window.start
+        mixed, total = _attend_tile(
+            q[some_heads, tile], k[some_heads, inside], v[some_heads, inside], tables, window, first
+        )
+        put_back(mixed, total, value_bias, order[tile], some_heads.start, out)
+
+    threads.parallel(attend, _tasks(windows, heads))
+    return out.reshape(len(place), heads * d)
+
+
+def _tasks(windows: list[Window], heads: int) -> list[tuple[Window, slice, slice]]:
+    """Share out the work as (window, heads, queries), largest first so that all threads end alike.
+
+    One task's scores are bounded: many heads of a small window, or a few queries of a large one.
+    """
+    tasks = []
+    for window in sorted(windows, key=lambda w: w.start - w.stop):
+        size = window.stop - window.start
+        tile = size if size * size <= SCORES else max(16, SCORES // size // 16 * 16)
+        together = max(1, SCORES // (size * tile))
+        for head in range(0, heads, together):
+            some_heads = slice(head, min(head + together, heads))
+            for start in range(window.start, window.stop, tile):
+                tasks.append((window, some_heads, slice(start, min(start + tile, window.stop))))
+    return tasks
+
+
+def _head_by_head(normed: Callable[[slice], Array], place: Array, qkv: dict,
+                  heads: int) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Project tokens to queries, keys and values, and sort those by head, then by window.
+
+    Queries come with their bias and factor, keys and values without their bias: see the top.
+    """
+    weight = qkv["weight"].T
+    d = weight.shape[1] // (3 * heads)
+    bias, factor = vector(qkv["bias"][: heads * d]), np.float32(LOG2_E / d**0.5)
+    q, k, v = (np.empty((heads, len(place), d), np.float32) for _ in range(3))
+
+    def run(some: slice) -> None:
+        x = normed(some)
+        y = np.matmul(x, weight, out=threads.workspace("qkv", len(x), weight.shape[1]))
+        sort_heads(y, bias, factor, place[some], q, k, v)
+
+    threads.parallel(run, threads.blocks(len(place), ROWS))
+    return q, k, v
+
+
+def _attend_tile(q: Array, k: Array, v: Array, tables: Array, window: Window,
+                 first: int) -> tuple[Array, Array]:  # fmt: skip
+    """Attention of some queries to all keys of their window, for several heads.
+
+    Parameters
+    ----------
+    q : (heads, Q, d)
+    k, v : (heads, K, d)
+    tables : (2 * H - 1 + 2 * W - 1, d)
+        Learned vectors for every distance in rows, then every distance in columns.
+    window : Window
+    first : int
+        Where in the window the first query stands.
+
+    Returns
+    -------
+    mixed : (heads, Q, d)
+        Sums of the values, not yet divided by the total of the weights.
+    total : (heads, Q)
+    """
+    heads, queries, d = q.shape
+    q_t = q.transpose(0, 2, 1)
+    scores = threads.workspace("scores", heads, k.shape[1], queries)
+    np.matmul(k, q_t, out=scores)
+    by_distance = threads.workspace("distances", heads, len(tables), queries)
+    np.matmul(tables, q_t, out=by_distance)
+    total = threads.workspace("total", heads, queries)
+    scratch = threads.workspace("scratch", window.W + 2, queries)
+    soften(scores, by_distance, window.H, window.W, window.rows, window.cols, first, scratch, total)
+    mixed = np.matmul(
+        scores.transpose(0, 2, 1), v, out=threads.workspace("mixed", heads, queries, d)
+    )
+    return mixed, total
+
+
+@kernel
+def sort_heads(y: Any, bias: Any, factor: Any, place: Any, q: Any, k: Any, v: Any) -> None:
+    """y (n, 3 * heads * d), bias (heads * d,), place (n,) int64 -> q, k, v (heads, N, d)."""
+    heads, _, d = q.shape
+    inner = heads * d
+    for i in range(y.shape[0]):
+        to = place[i]
+        for h in range(heads):
+            start = h * d
+            for c in range(d):
+                q[h, to, c] = (y[i, start + c] + bias[start + c]) * factor
+            for c in range(d):
+                k[h, to, c] = y[i, inner + start + c]
+            for c in range(d):
+                v[h, to, c] = y[i, 2 * inner + start + c]
+
+
+@kernel
+def soften(scores: Any, by_distance: Any, high: Any, wide: Any, rows: Any, cols: Any, first: Any,
+           scratch: Any, total: Any) -> None:  # fmt: skip
+    """Turn scores into softmax weights times `total`, in place, relative position included.
+
+    Parameters
+    ----------
+    scores : (heads, rows * cols, Q)
+        Of real keys only; the other ``high * wide - rows * cols`` are padding, with score 0.
+    by_distance : (heads, 2 * high - 1 + 2 * wide - 1, Q)
+        What the query gives for each distance in rows, then for each in columns.
+    high, wide, rows, cols, first : int
+        As in `Window` and `_attend_tile`.
+    scratch : (wide + 2, Q)
+    total : (heads, Q)
+        Filled with the sum over all keys.
+    """
+    heads, _, queries = scores.shape
+    by_col, row_bias, peak = scratch[:wide], scratch[wide], scratch[wide + 1]
+    for h in range(heads):
+        bias, sums = by_distance[h], total[h]
+        for j in range(wide):
+            for r in range(queries):
+                by_col[j, r] = bias[2 * high - 1 + (first + r) % cols - j + wide - 1, r]
+        for r in range(queries):
+            peak[r] = LOWEST
+            sums[r] = np.float32(0)
+        for i in range(high):
+            fill_row_bias(bias, high - 1 - i, cols, first, row_bias)
+            real = cols if i < rows else 0
+            for j in range(wide):
+                col_bias = by_col[j]
+                if j < real:
+                    row = scores[h, i * cols + j]
+                    for r in range(queries):
+                        peak[r] = max(peak[r], row[r] + col_bias[r] + row_bias[r])
+                else:
+                    for r in range(queries):
+                        peak[r] = max(peak[r], col_bias[r] + row_bias[r])
+        for i in range(high):
+            fill_row_bias(bias, high - 1 - i, cols, first, row_bias)
+            for r in range(queries):
+                row_bias[r] -= peak[r]
+            real = cols if i < rows else 0
+            for j in range(wide):
+                col_bias = by_col[j]
+                if j < real:
+                    row = scores[h, i * cols + j]
+                    for r in range(queries):
+                        weight = scalars.exp2(row[r] + col_bias[r] + row_bias[r])
+                        row[r] = weight
+                        sums[r] += weight
+                else:
+                    for r in range(queries):
+                        sums[r] += scalars.exp2(col_bias[r] + row_bias[r])
+
+
+@njit(inline="always")
+def fill_row_bias(bias: Any, offset: Any, cols: Any, first: Any, out: Any) -> None:
+    """Pick from bias (distances, Q), for every query, its distance to one row of keys."""
+    for r in range(out.shape[0]):
+        out[r] = bias[(first + r) // cols + offset, r]
+
+
+@kernel
+def put_back(mixed: Any, total: Any, bias: Any, order: Any, head: Any, out: Any) -> None:
+    """``mixed / total + bias`` to its place: mixed (g, Q, d) -> out (N, heads, d), heads from head.
+
+    Parameters
+    ----------
+    total : (g, Q)
+    bias : (heads, d)
+    order : (Q,) int64
+        Token of each query.
+    """
+    heads, queries, d = mixed.shape
+    for h in range(heads):
+        for r in range(queries):
+            share = np.float32(1) / total[h, r]
+            for c in range(d):
+                out[order[r], head + h, c] = mixed[h, r, c] * share + bias[head + h, c]
+
+
+# ---------------------------------------------------------------------- both ends
+
+
+def patch_embed(image: Array, weight: Array, bias: Array) -> Array:
+    """Twin of `minisam.image_encoder.patch_embed`: patches are rows of a matrix from the start."""
+    channels, height, width = image.shape
+    dim, _, size, _ = weight.shape
+    h, w = height // size, width // size
+    out = np.empty((h, w, dim), np.float32)
+    patches = image[:, : h * size, : w * size].reshape(channels, h, size, w, size)
+    filters = weight.reshape(dim, -1).T
+
+    def embed(some: slice) -> None:
+        rows = threads.workspace("patches", some.stop - some.start, w, channels, size, size)
+        rows[:] = patches[:, some].transpose(1, 3, 0, 2, 4)
+        part = out[some].reshape(-1, dim)
+        np.matmul(rows.reshape(len(part), -1), filters, out=part)
+        part += bias
+
+    threads.parallel(embed, threads.blocks(h, max(1, ROWS // w)))
+    return out
+
+
+def neck(x: Array, p: list) -> Array:
+    """Twin of `minisam.image_encoder.neck`: channels stay last, where the norms want them."""
+    h, w, _ = x.shape
+    rows = rows_of(x)
+    first, second = p[0]["weight"], p[2]["weight"]
+    c, k = len(second), second.shape[2]
+    pad = k // 2
+    # (C, C, k, k) -> (k * k * C, C): for every neighbour, all its channels
+    taps = np.ascontiguousarray(second.transpose(2, 3, 1, 0)).reshape(-1, c)
+    norms = [(vector(norm["weight"]), vector(norm["bias"])) for norm in (p[1], p[3])]
+    padded = np.zeros((h + 2 * pad, w + 2 * pad, len(first)), np.float32)
+    out = np.empty((c, h, w), np.float32)
+
+    def narrow(some: slice) -> None:
+        part = rows.reshape(h, w, -1)[some].reshape(-1, rows.shape[1])
+        y = np.matmul(part, first[:, :, 0, 0].T, out=threads.workspace("narrow", len(part), c))
+        norm_rows(y, *norms[0], EPS, normed := threads.workspace("normed", len(part), c))
+        padded[some.start + pad : some.stop + pad, pad : pad + w] = normed.reshape(-1, w, c)
+
+    def smooth(some: slice) -> None:
+        n = (some.stop - some.start) * w
+        columns = threads.workspace("columns", some.stop - some.start, w, k, k, c)
+        for dy in range(k):
+            for dx in range(k):
+                columns[:, :, dy, dx] = padded[some.start + dy : some.stop + dy, dx : dx + w]
+        y = np.matmul(columns.reshape(n, -1), taps, out=threads.workspace("narrow", n, c))
+        norm_rows(y, *norms[1], EPS, normed := threads.workspace("normed", n, c))
+        out[:, some] = normed.T.reshape(c, -1, w)
+
+    for step in (narrow, smooth):
+        threads.parallel(step, threads.blocks(h, max(1, ROWS // w)))
+    return out

@@ -1,0 +1,157 @@
+"""The encoder's kernels against the plain functions, on shapes that nothing divides."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+
+from minisam import image_encoder, kernels, layers
+from minisam.dispatch import HOT
+
+Array = np.ndarray
+
+
+def draw(seed: int, *shape: int, scale: float = 1.0) -> Array:
+    return (scale * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def weights(seed: int, out: int, n_in: int) -> dict[str, Array]:
+    return {"weight": draw(seed, out, n_in, scale=n_in**-0.5), "bias": draw(seed + 1, out)}
+
+
+def block_weights(width: int, heads: int, d: int, hidden: int, sides: tuple[int, int]) -> dict:
+    def norm(seed: int) -> dict[str, Array]:
+        return {"weight": 1 + draw(seed, width, scale=0.1), "bias": draw(seed + 1, width)}
+
+    return {
+        "norm1": norm(1),
+        "attn": {
+            "qkv": weights(3, 3 * heads * d, width),
+            "proj": weights(5, width, heads * d),
+            "rel_pos_h": draw(7, 2 * sides[0] - 1, d, scale=0.3),
+            "rel_pos_w": draw(8, 2 * sides[1] - 1, d, scale=0.3),
+        },
+        "norm2": norm(9),
+        "mlp": {"lin1": weights(11, hidden, width), "lin2": weights(13, width, hidden)},
+    }
+
+
+def check(name: str, *args: object, tolerance: float = 2e-5, **kwargs: object) -> None:
+    plain, fast = HOT[name](*args, **kwargs), getattr(kernels, name)(*args, **kwargs)
+    assert fast.dtype == np.float32
+    assert fast.shape == plain.shape
+    assert np.isfinite(plain).all()
+    difference = np.abs(plain - fast).max() / max(1, np.abs(plain).max())
+    assert difference < tolerance
+
+
+@pytest.mark.parametrize("name", sorted(HOT))
+def test_every_hot_function_has_a_twin_of_the_same_signature(name: str) -> None:
+    twin = getattr(kernels, name)
+    assert twin is not HOT[name], f"{name} has no twin"
+    assert inspect.signature(twin) == inspect.signature(HOT[name])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5, 7), (1000, 96), (2, 33)])
+def test_layer_norm(shape: tuple[int, ...]) -> None:
+    x = 3 + draw(1, *shape)
+    for eps in (1e-6, 1e-5):
+        check("layer_norm", x, draw(2, shape[-1]), draw(3, shape[-1]), eps)
+
+
+def test_layer_norm_takes_any_memory_order() -> None:
+    x = draw(1, 8, 6, 5).transpose(2, 0, 1)
+    check("layer_norm", x, draw(2, 6)[::-1], draw(3, 6))
+
+
+def test_gelu() -> None:
+    x = np.linspace(-12, 12, 10_007, dtype=np.float32)
+    check("gelu", x, tolerance=1e-6)
+    check("gelu", x[:9999].reshape(3, 11, 303).transpose(0, 2, 1), tolerance=1e-6)
+
+
+@pytest.mark.parametrize("rows, width, hidden", [(1, 5, 3), (700, 48, 100), (4096, 20, 33)])
+def test_mlp(rows: int, width: int, hidden: int) -> None:
+    lin1, lin2 = weights(1, hidden, width), weights(3, width, hidden)
+    check("mlp", draw(5, rows, width), lin1, lin2)
+
+
+# grid (H, W), window, heads, width of a head, width of a token
+SHAPES = [
+    ((16, 16), 14, 3, 14, 40),
+    ((13, 20), 6, 2, 32, 48),  # windows that do not divide
+    ((5, 9), 14, 2, 64, 96),  # a grid smaller than one window; heads * d > D
+    ((9, 9), 3, 1, 80, 100),  # windows that divide; heads * d < D
+    ((30, 17), 0, 3, 14, 42),  # global
+    ((20, 31), 0, 2, 64, 128),
+    ((40, 37), 0, 1, 80, 64),  # several tiles of queries
+]
+
+
+@pytest.mark.parametrize("grid, win, heads, d, width", SHAPES)
+def test_attention_and_block(grid: tuple[int, int], win: int, heads: int, d: int,
+                             width: int) -> None:  # fmt: skip
+    sides = (win, win) if win else grid
+    p = block_weights(width, heads, d, 3 * width + 1, sides)
+    x = draw(20, *grid, width)
+    before = x.copy()
+    if win:
+        check("window_attention", x, p["attn"], heads=heads, win=win)
+    else:
+        check("attention", x[None], p["attn"], heads=heads)
+    check("block", x, p, heads=heads, win=win)
+    assert np.array_equal(x, before), "the input was overwritten"
+
+
+def test_attention_of_several_grids() -> None:
+    p = block_weights(24, 2, 12, 5, (4, 7))["attn"]
+    check("attention", draw(1, 3, 4, 7, 24), p, heads=2)
+
+
+def test_tables_of_another_grid_are_resampled() -> None:
+    p = block_weights(24, 2, 12, 50, (8, 8))
+    check("block", draw(1, 12, 9, 24), p, heads=2, win=0)
+
+
+@pytest.mark.parametrize("size", [30.0, 1000.0])
+def test_scores_of_any_size(size: float) -> None:
+    """Softmax must neither overflow nor divide by zero."""
+    p = block_weights(24, 2, 12, 50, (5, 5))["attn"]
+    for name in ("rel_pos_h", "rel_pos_w"):
+        p[name] = p[name] * size
+    check("window_attention", draw(1, 7, 11, 24), p, heads=2, win=5, tolerance=1e-3)
+
+
+def test_read_only_weights() -> None:
+    """Weights come as views of a file."""
+    p = block_weights(24, 2, 12, 50, (5, 5))
+
+    def freeze(part: object) -> None:
+        if isinstance(part, dict):
+            for value in part.values():
+                freeze(value)
+        else:
+            part.flags.writeable = False  # type: ignore[attr-defined]
+
+    freeze(p)
+    check("block", draw(1, 7, 11, 24), p, heads=2, win=5)
+
+
+@pytest.mark.parametrize("size, rows, cols, width", [(16, 4, 6, 24), (4, 33, 17, 40)])
+def test_patch_embed(size: int, rows: int, cols: int, width: int) -> None:
+    image = draw(1, 3, rows * size, cols * size)
+    check("patch_embed", image, draw(2, width, 3, size, size, scale=0.05), draw(3, width))
+
+
+@pytest.mark.parametrize("h, w, width, c", [(5, 8, 24, 16), (30, 19, 40, 12), (1, 1, 3, 2)])
+def test_neck(h: int, w: int, width: int, c: int) -> None:
+    norm = {"weight": 1 + draw(1, c, scale=0.1), "bias": draw(2, c)}
+    p = [{"weight": draw(3, c, width, 1, 1)}, norm, {"weight": draw(4, c, c, 3, 3)}, norm]
+    check("neck", draw(5, h, w, width), p)
+
+
+def test_plain_specification_is_what_was_compared() -> None:
+    assert HOT["block"] is image_encoder.block.plain
+    assert HOT["gelu"] is layers.gelu.plain
