@@ -24,6 +24,7 @@ import contextlib
 import io
 import os
 import re
+import traceback
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -247,6 +248,8 @@ def _execute(fence: Fence, namespace: dict[str, Any], where: str) -> str:
         with contextlib.redirect_stdout(printed), plain("kernels" not in fence.words):
             exec(compile(tree, name, "exec"), namespace)
     except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == name]
+        where = f"{Path(name).name}:{lines[0] if lines else fence.line}"
         raise FenceError(f"{where}: {type(error).__name__}: {error}") from error
     if kind == "naive":
         if not any(_asserts(node) for node in ast.walk(tree)):
