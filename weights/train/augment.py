@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .data import CANVAS, Library
-from .model import PIXEL_MEAN
+from .config import PIXEL_MEAN
+from .data import CANVAS
+from .library import Library
 
 LAYER = 4096  # label id of a picture = LAYER * layer + label in its photo
 
@@ -191,11 +192,12 @@ def paste(library: Library, rng: np.random.Generator, colours: Tensor, labels: T
 
 
 def some(rng: np.random.Generator, n: int, p: float, device: torch.device) -> Tensor:
+    """Draw rows, each with probability p."""
     return torch.as_tensor(np.flatnonzero(rng.random(n) < p), device=device)
 
 
 def distort(colours: Tensor, rng: np.random.Generator) -> Tensor:
-    """Light, contrast, saturation, grey, blur, sharpening, noise and JPEG, each on some pictures."""
+    """Light, contrast, saturation, grey, blur, sharpening, noise, JPEG, each on some pictures."""
     n, _, side, _ = colours.shape
     device = colours.device
 
@@ -230,6 +232,7 @@ def blur(x: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def sharpen(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Stress what blurring would take away, as cameras do."""
     return x + float(rng.uniform(0.5, 2)) * (x - F.avg_pool2d(x, 3, 1, 1, count_include_pad=False))
 
 

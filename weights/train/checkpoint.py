@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from minisam.errors import MinisamError
 from minisam.files import write_atomic
 
-from .model import config_of, describe
+from .config import config_of
 
 
 def save_run(path: Path, **state: Any) -> None:
@@ -50,11 +51,12 @@ def export(state: dict[str, Tensor], path: Path, notes: dict[str, str]) -> None:
     broken = [k for k, v in small.items() if not torch.isfinite(v).all()]
     if broken:
         raise MinisamError(f"not finite in float16, nothing written: {', '.join(broken)}")
-    header = {"config": json.dumps(describe(config_of(state))), **notes}
+    header = {"config": json.dumps(asdict(config_of(state))), **notes}
     with write_atomic(path) as temporary:
         save_file(small, temporary, metadata=header)
 
 
 def header_of(path: Path) -> dict[str, str]:
+    """Give the notes in a `.safetensors` header."""
     with safe_open(path, "pt") as file:
         return file.metadata() or {}

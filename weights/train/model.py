@@ -2,8 +2,8 @@
 
 The NumPy model in ``minisam/`` is the one to read; this one exists because gradients are needed.
 It differs from it in having a batch axis and in being able to change its input side
-(`resize_tables`). Its ``state_dict`` loads into Meta's ``Sam`` and the other way round, which
-``tests/test_train.py`` proves.
+(`config.resize_tables`). Its ``state_dict`` loads into Meta's ``Sam`` and the other way round,
+which ``tests/test_train.py`` proves.
 
 Letters: B photos, P prompts (each belongs to one photo), N = H*W tokens, D encoder width,
 C decoder width, T decoder tokens, M = 4 masks.
@@ -11,78 +11,11 @@ C decoder width, T decoder tokens, M = 4 masks.
 
 from __future__ import annotations
 
-import re
-from dataclasses import asdict, dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
-REL_POS = re.compile(r"image_encoder\.blocks\.(\d+)\.attn\.rel_pos_[hw]$")
-
-
-@dataclass(frozen=True)
-class Config:
-    """What the tensor shapes of a checkpoint say, and nothing else."""
-
-    side: int = 512
-    window: int = 14
-    depth: int = 12
-    dim: int = 192
-    heads: int = 3
-    global_blocks: tuple[int, ...] = (2, 5, 8, 11)
-    mlp: int = 768
-    c: int = 256
-    patch: int = 16
-
-    @property
-    def grid(self) -> int:
-        return self.side // self.patch
-
-    @property
-    def low_res(self) -> int:
-        """Side of the low-resolution masks: four times the token grid."""
-        return 4 * self.grid
-
-
-def config_of(state: dict[str, Tensor]) -> Config:
-    """Read the hyper-parameters off a checkpoint's shapes."""
-    _, grid, _, dim = state["image_encoder.pos_embed"].shape
-    depth = 1 + max(int(m[1]) for m in map(REL_POS.match, state) if m)
-    rel = [state[f"image_encoder.blocks.{i}.attn.rel_pos_h"] for i in range(depth)]
-    is_global = [len(r) == 2 * grid - 1 for r in rel]
-    local = [(len(r) + 1) // 2 for r, g in zip(rel, is_global, strict=True) if not g]
-    patch = state["image_encoder.patch_embed.proj.weight"].shape[-1]
-    return Config(side=grid * patch, window=local[0] if local else grid, depth=depth, dim=dim,
-                  heads=dim // rel[0].shape[1],
-                  global_blocks=tuple(i for i, g in enumerate(is_global) if g),
-                  mlp=len(state["image_encoder.blocks.0.mlp.lin1.bias"]),
-                  c=len(state["image_encoder.neck.1.bias"]), patch=patch)
-
-
-def resize_tables(state: dict[str, Tensor], side: int, window: int) -> dict[str, Tensor]:
-    """The same weights for another input side and window: position tables interpolated.
-
-    The absolute table is resized bicubically over the grid, the relative ones linearly along
-    their length, so that an offset keeps its meaning as a fraction of the photo.
-    """
-    config = config_of(state)
-    grid = side // config.patch
-    out = dict(state)
-    pos = state["image_encoder.pos_embed"]
-    if pos.shape[1] != grid:
-        out["image_encoder.pos_embed"] = F.interpolate(
-            pos.float().permute(0, 3, 1, 2), size=(grid, grid), mode="bicubic",
-            align_corners=False).permute(0, 2, 3, 1).contiguous().to(pos.dtype)
-    for key, table in state.items():
-        if match := REL_POS.match(key):
-            extent = grid if int(match[1]) in config.global_blocks else window
-            if len(table) != 2 * extent - 1:
-                out[key] = F.interpolate(table.float().T[None], size=2 * extent - 1, mode="linear",
-                                         align_corners=True)[0].T.contiguous().to(table.dtype)
-    return out
+from .config import PIXEL_MEAN, PIXEL_STD, Config, config_of
 
 
 class LayerNorm2d(nn.Module):
@@ -94,16 +27,20 @@ class LayerNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same, normalised over C."""
         x = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, 1e-6)
         return x.permute(0, 3, 1, 2)
 
 
 class Mlp(nn.Module):
+    """Two linear layers."""
+
     def __init__(self, dim: int, hidden: int, act: nn.Module) -> None:
         super().__init__()
         self.lin1, self.lin2, self.act = nn.Linear(dim, hidden), nn.Linear(hidden, dim), act
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim)."""
         return self.lin2(self.act(self.lin1(x)))
 
 
@@ -129,29 +66,45 @@ class RelPosAttention(nn.Module):
         self.register_buffer("where", torch.cat([rows, cols], 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, n, h = len(x), self.extent**2, self.extent
-        qkv = self.qkv(x).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # (B, heads, N, d)
+        """(B, H, W, D) -> (B, H, W, D), with H = W = extent."""
+        # on a CPU plain matrix products are faster
+        attend = self.plain if x.device.type == "cpu" else self.fused
+        out = attend(*self.project(x))
+        return self.proj(out.transpose(1, 2).reshape(x.shape))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys, values (B, heads, N, d); biases by key row and key column
+        (B, heads, H, W, H)."""
+        h = self.extent
+        qkv = self.qkv(x).reshape(len(x), h * h, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
         q_map = q.unflatten(2, (h, h))
         rel_h = torch.einsum("bmhwd,hkd->bmhwk", q_map, self.rel_pos_h[self.offset].to(q.dtype))
         rel_w = torch.einsum("bmhwd,wkd->bmhwk", q_map, self.rel_pos_w[self.offset].to(q.dtype))
-        scale = q.shape[-1] ** -0.5
-        if x.device.type == "cpu":  # plain matrix products are faster here
-            bias = rel_h[..., :, None] + rel_w[..., None, :]  # (B, heads, H, W, H, W)
-            scores = (q * scale) @ k.transpose(-1, -2) + bias.flatten(4, 5).flatten(2, 3)
-            out = scores.softmax(-1).to(v.dtype) @ v
-        else:
-            rel = torch.cat([rel_h, rel_w], -1).flatten(2, 3).to(q.dtype)
-            q_long = torch.cat([q, rel], -1)
-            where = self.where.to(k.dtype).expand(b, self.heads, -1, -1)
-            k_long = torch.cat([k * scale, where], -1)
-            v_long = F.pad(v, (0, 2 * h))
-            out = F.scaled_dot_product_attention(q_long, k_long, v_long, scale=1.0)
-            out = out[..., : v.shape[-1]]
-        return self.proj(out.transpose(1, 2).reshape(b, h, h, -1))
+        return q, k, v, rel_h, rel_w
+
+    def plain(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+        """Attention with the bias written out: (B, heads, N, d)."""
+        bias = rel_h[..., :, None] + rel_w[..., None, :]  # (B, heads, H, W, H, W)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias.flatten(4, 5).flatten(2, 3)
+        return scores.softmax(-1).to(v.dtype) @ v
+
+    def fused(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+        """The same with the bias folded into longer queries and keys."""
+        rel = torch.cat([rel_h, rel_w], -1).flatten(2, 3).to(q.dtype)
+        where = self.where.to(k.dtype).expand(*k.shape[:2], -1, -1)
+        out = F.scaled_dot_product_attention(
+            torch.cat([q, rel], -1), torch.cat([k * q.shape[-1] ** -0.5, where], -1),
+            F.pad(v, (0, 2 * self.extent)), scale=1.0)
+        return out[..., : v.shape[-1]]
 
 
 class Block(nn.Module):
+    """Attention in windows or everywhere, then an MLP, each on normalised input and added."""
+
+    """One transformer block: normalise, attend in windows or globally, add; then the same with the
+    MLP."""
+
     def __init__(self, config: Config, is_global: bool) -> None:
         super().__init__()
         self.window = 0 if is_global else config.window
@@ -161,11 +114,13 @@ class Block(nn.Module):
         self.mlp = Mlp(config.dim, config.mlp, nn.GELU())
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, D) -> (B, H, W, D)."""
         y = self.norm1(x)
         x = x + (self.windowed(y) if self.window else self.attn(y))
         return x + self.mlp(self.norm2(x))
 
     def windowed(self, y: Tensor) -> Tensor:
+        """Attention in windows; the normalised map is padded with zeros, as Meta does."""
         b, h, w, d = y.shape
         win = self.window
         y = F.pad(y, (0, 0, 0, -w % win, 0, -h % win))
@@ -176,15 +131,20 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
+    """Every patch of the photo becomes one token."""
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, config.dim, config.patch, config.patch)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, side, side) -> (B, H, W, D)."""
         return self.proj(x).permute(0, 2, 3, 1)
 
 
 class ImageEncoder(nn.Module):
+    """The vision transformer and its neck."""
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(config)
@@ -204,6 +164,8 @@ class ImageEncoder(nn.Module):
 
 
 class FourierPosition(nn.Module):
+    """Places as sines and cosines of random frequencies."""
+
     def __init__(self, c: int) -> None:
         super().__init__()
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, c // 2))
@@ -244,12 +206,15 @@ class PromptEncoder(nn.Module):
         return sparse, self.mask_downscaling(mask)
 
     def dense_position(self) -> Tensor:
+        """Position of every token of the image: (1, C, H, W)."""
         near = (torch.arange(self.grid, device=self.no_mask_embed.weight.device) + 0.5) / self.grid
         y, x = torch.meshgrid(near, near, indexing="ij")
         return self.pe_layer(torch.stack([x, y], -1)).permute(2, 0, 1)[None]  # (1, C, H, W)
 
 
 class TokenAttention(nn.Module):
+    """Attention of the decoder, narrower inside by `downsample`."""
+
     def __init__(self, c: int, heads: int, downsample: int = 1) -> None:
         super().__init__()
         self.heads, inner = heads, c // downsample
@@ -257,6 +222,7 @@ class TokenAttention(nn.Module):
         self.out_proj = nn.Linear(inner, c)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(P, Nq, C), (P, Nk, C), (P, Nk, C) -> (P, Nq, C)."""
         q, k, v = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p, x in
                    ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v)))
         if q.device.type == "cpu":  # a handful of tokens: the fused backward pass is slower here
@@ -267,6 +233,8 @@ class TokenAttention(nn.Module):
 
 
 class TwoWayBlock(nn.Module):
+    """Tokens read the image, think, and the image reads the tokens."""
+
     def __init__(self, c: int, heads: int, mlp: int, first: bool) -> None:
         super().__init__()
         self.first = first
@@ -278,6 +246,7 @@ class TwoWayBlock(nn.Module):
 
     def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor
                 ) -> tuple[Tensor, Tensor]:
+        """Tokens (P, T, C) and image (P, N, C), with their positions -> both, updated."""
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
@@ -292,6 +261,8 @@ class TwoWayBlock(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
+    """Two such blocks and a last look of the tokens at the image."""
+
     def __init__(self, c: int, depth: int = 2, heads: int = 8, mlp: int = 2048) -> None:
         super().__init__()
         self.layers = nn.ModuleList(TwoWayBlock(c, heads, mlp, i == 0) for i in range(depth))
@@ -299,6 +270,7 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(c)
 
     def forward(self, tokens: Tensor, image: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (P, T, C) and image (P, N, C) -> both, updated."""
         out = tokens
         for layer in self.layers:
             out, image = layer(out, image, tokens, image_pe)
@@ -307,17 +279,22 @@ class TwoWayTransformer(nn.Module):
 
 
 class ReluMlp(nn.Module):
+    """Three linear layers with ReLU between them."""
+
     def __init__(self, c: int, out: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(c, c), nn.Linear(c, c), nn.Linear(c, out)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., out)."""
         for layer in self.layers[:-1]:
             x = layer(x).relu()
         return self.layers[-1](x)
 
 
 class MaskDecoder(nn.Module):
+    """Prompts on an embedding -> four masks and their predicted IoU."""
+
     def __init__(self, config: Config, masks: int = 4) -> None:
         super().__init__()
         c = config.c
@@ -345,6 +322,8 @@ class MaskDecoder(nn.Module):
 
 
 class Sam(nn.Module):
+    """The whole model."""
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -354,6 +333,7 @@ class Sam(nn.Module):
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> Sam:
+        """The model these weights are of, in float32."""
         model = cls(config_of(state))
         model.load_state_dict({k: v.float() for k, v in state.items()})
         return model
@@ -375,10 +355,7 @@ def start_from_nothing(config: Config) -> Sam:
     """Random weights: truncated normal 0.02 in the encoder, PyTorch's defaults in the rest."""
     model = Sam(config)
     for name, p in model.image_encoder.named_parameters():
-        if "neck" not in name and p.ndim == 2 and "rel_pos" not in name or name == "pos_embed":
+        is_linear = "neck" not in name and p.ndim == 2 and "rel_pos" not in name
+        if is_linear or name == "pos_embed":
             nn.init.trunc_normal_(p, std=0.02)
     return model
-
-
-def describe(config: Config) -> dict[str, object]:
-    return asdict(config)

@@ -1,0 +1,246 @@
+"""``python -m weights.train.evaluate``: how good the weights are, by the path users run (NumPy).
+
+Validation photos only. A click is simulated as in interactive segmentation: the first at the
+innermost point of the object, every further one at the innermost point of the larger error
+(missed or spilled). The first click asks for three masks and takes the one with the best
+predicted IoU; further clicks and boxes ask for one, and each further click hands the previous
+low-res logits back as `mask_input`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from minisam.errors import MinisamError
+from minisam.files import write_atomic
+
+from .baselines import BASELINES, Clicks
+from .data import DEFAULT_FOLDER, Entry, read_index, read_labels, read_photo
+
+Array = np.ndarray
+CLICKS = (1, 2, 3, 5)
+SIZES = (("small, under 3%", 0.0, 0.03), ("medium, to 20%", 0.03, 0.2), ("large", 0.2, 1.01))
+WEIGHTS = Path(__file__).parents[1] / "minisam-nano.safetensors"
+OBJECTS_A_PHOTO = 4
+SMALLEST = 100  # pixels of the photo
+
+
+@dataclass
+class Result:
+    """One object, one tool."""
+
+    source: str
+    area: float  # share of the photo
+    clicks: dict[int, float]  # IoU after so many clicks
+    box: float
+    oracle: float = float("nan")  # best of the three masks of the first click
+    scores: list[float] = field(default_factory=list)  # predicted IoU of those three
+    real: list[float] = field(default_factory=list)  # their real IoU
+
+
+def iou(a: Array, b: Array) -> float:
+    """Intersection over union of two bool masks; 1 when both are empty."""
+    union = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / union if union else 1.0
+
+
+def innermost(region: Array) -> tuple[int, int]:
+    """The pixel xy that lies deepest inside `region`; beyond the photo counts as outside."""
+    from scipy import ndimage
+
+    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return int(x), int(y)
+
+
+def next_click(mask: Array, target: Array) -> tuple[int, int, int]:
+    """The user's next click (x, y, label), into the larger error."""
+    missed, spilled = target & ~mask, mask & ~target
+    if not (missed.any() or spilled.any()):
+        return (*innermost(target), 1)
+    if np.count_nonzero(missed) >= np.count_nonzero(spilled):
+        return (*innermost(missed), 1)
+    return (*innermost(spilled), 0)
+
+
+def bounding_box(target: Array) -> Array:
+    """x0, y0, x1, y1 of the outermost pixels, float32."""
+    ys, xs = np.nonzero(target)
+    return np.array([xs.min(), ys.min(), xs.max(), ys.max()], np.float32)
+
+
+def objects_of(labels: Array, rng: np.random.Generator) -> list[Array]:
+    """Up to four objects of a label map, drawn at random, none under 100 pixels."""
+    counts = np.bincount(labels.ravel())
+    ids = [i for i in range(1, len(counts)) if counts[i] >= SMALLEST]
+    return [labels == i for i in rng.permutation(ids)[:OBJECTS_A_PHOTO]]
+
+
+def try_model(predictor, source: str, target: Array) -> Result:
+    """Five clicks and a box on one object with a `SamPredictor` whose photo is set."""
+    clicks: Clicks = []
+    found: dict[int, float] = {}
+    mask, hint = np.zeros_like(target), None
+    oracle, scores, real = float("nan"), [], []
+    for n in range(1, max(CLICKS) + 1):
+        clicks.append(next_click(mask, target))
+        points = np.array([c[:2] for c in clicks], np.float32)
+        labels = np.array([c[2] for c in clicks])
+        masks, predicted, low_res = predictor.predict(
+            points, labels, mask_input=hint, multimask_output=n == 1)
+        best = int(np.argmax(predicted))
+        mask, hint = masks[best], low_res[best : best + 1]
+        if n == 1:
+            scores = [float(s) for s in predicted]
+            real = [iou(m, target) for m in masks]
+            oracle = max(real)
+        found[n] = iou(mask, target)
+    masks, _, _ = predictor.predict(box=bounding_box(target), multimask_output=False)
+    return Result(source, float(target.mean()), {n: found[n] for n in CLICKS},
+                  iou(masks[0], target), oracle, scores, real)
+
+
+def try_baseline(tool, source: str, photo: Array, target: Array) -> Result:
+    """The same clicks, chosen by the baseline's own errors."""
+    clicks: Clicks = []
+    found = {}
+    mask = np.zeros_like(target)
+    for n in range(1, max(CLICKS) + 1):
+        clicks.append(next_click(mask, target))
+        mask = tool(photo, clicks, None)
+        found[n] = iou(mask, target)
+    box = tool(photo, [], bounding_box(target))
+    return Result(source, float(target.mean()), {n: found[n] for n in CLICKS}, iou(box, target))
+
+
+def examples(entries: list[Entry], limit: int | None) -> Iterator[tuple[str, Array, list[Array]]]:
+    """Source, photo (h, w, 3) uint8 and objects of every validation photo, the same every time."""
+    seen: dict[str, int] = {}
+    archives: dict[Path, zipfile.ZipFile] = {}
+    for number, entry in enumerate(entries):
+        seen[entry.source] = seen.get(entry.source, 0) + 1
+        if limit is not None and seen[entry.source] > limit:
+            continue
+        if entry.archive not in archives:
+            archives[entry.archive] = zipfile.ZipFile(entry.archive)
+        archive = archives[entry.archive]
+        labels = read_labels(archive, entry.labels[0], entry.source)
+        objects = objects_of(labels, np.random.default_rng(number))
+        if objects:
+            yield entry.source, read_photo(archive, entry.image), objects
+
+
+def mean(values: list[float]) -> str:
+    """Give the mean as text, a dash when there is nothing to average."""
+    return f"{np.mean(values):.3f}" if values else "-"
+
+
+def table(rows: dict[str, list[Result]], first: str) -> str:
+    """Markdown: one line a group of results."""
+    wide = max(len(first), *(len(name) for name in rows))
+    lines = [f"| {first:{wide}} | objects | " + " | ".join(
+        f"{n} click{'s' * (n > 1)}" for n in CLICKS) + " | box   | oracle |",
+        "|" + "-" * (wide + 2) + "|--------:|" + "".join("--------:|" for _ in CLICKS)
+        + "------:|-------:|"]
+    for name, results in rows.items():
+        cells = [mean([r.clicks[n] for r in results]) for n in CLICKS]
+        oracle = mean([r.oracle for r in results if r.scores])
+        lines.append(f"| {name:{wide}} | {len(results):7d} | "
+                     + " | ".join(f"{c:>{7 + (n > 1) - (n == 1)}}" for c, n in
+                                  zip(cells, CLICKS, strict=True))
+                     + f" | {mean([r.box for r in results]):>5} | {oracle:>6} |")
+    return "\n".join(lines)
+
+
+def by_source_and_size(results: list[Result]) -> dict[str, list[Result]]:
+    """Groups: each source, each size, each size of DUTS, everything."""
+    groups = {s: [r for r in results if r.source == s]
+              for s in dict.fromkeys(r.source for r in results)}
+    for name, low, high in SIZES:
+        groups[name] = [r for r in results if low <= r.area < high]
+    for name, low, high in SIZES:
+        groups[f"duts, {name}"] = [r for r in groups.get("duts", []) if low <= r.area < high]
+    groups["all"] = results
+    return {k: v for k, v in groups.items() if v}
+
+
+def calibration(results: list[Result]) -> str:
+    """Predicted against real IoU of all first-click masks, in bins of predicted IoU."""
+    scores = np.concatenate([r.scores for r in results])
+    real = np.concatenate([r.real for r in results])
+    lines = ["| predicted IoU | masks | mean predicted | mean real |",
+             "|---------------|------:|---------------:|----------:|"]
+    edges = [-np.inf, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, np.inf]
+    for low, high in itertools.pairwise(edges):
+        rows = (scores >= low) & (scores < high)
+        if rows.any():
+            name = f"{max(low, 0):.1f} to {min(high, 1):.1f}"
+            lines.append(f"| {name:13} | {rows.sum():5d} | {scores[rows].mean():14.3f} | "
+                         f"{real[rows].mean():9.3f} |")
+    chosen = [r.real[int(np.argmax(r.scores))] for r in results]
+    lines.append(f"\nmean |predicted - real| {np.abs(scores - real).mean():.3f}, correlation "
+                 f"{np.corrcoef(scores, real)[0, 1]:.3f}; chosen mask {np.mean(chosen):.3f}, "
+                 f"best of three {np.mean([r.oracle for r in results]):.3f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Evaluate, print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m weights.train.evaluate", description=__doc__)
+    add = parser.add_argument
+    add("--weights", type=Path, default=WEIGHTS)
+    add("--data", type=Path, default=DEFAULT_FOLDER, help="folder with the zips "
+        "(default: $MINISAM_TRAIN_DATA or ./data)")
+    add("--limit", type=int, help="photos a source; all when not given")
+    add("--sources", nargs="+", default=None, help="only these sources")
+    add("--no-baselines", action="store_true", help="skip magic wand, disc and GrabCut")
+    add("--json", type=Path, help="also write every object's result here")
+    args = parser.parse_args()
+
+    import minisam
+
+    entries = [e for e in read_index(args.data, "val")
+               if args.sources is None or e.source in args.sources]
+    predictor = minisam.SamPredictor(minisam.load(str(args.weights)))
+    tools = {} if args.no_baselines else BASELINES
+    results: dict[str, list[Result]] = {"model": [], **{name: [] for name in tools}}
+    start = time.monotonic()
+    for number, (source, photo, objects) in enumerate(examples(entries, args.limit), 1):
+        predictor.set_image(photo)
+        for target in objects:
+            results["model"].append(try_model(predictor, source, target))
+            for name, tool in tools.items():
+                results[name].append(try_baseline(tool, source, photo, target))
+        if number % 10 == 0:
+            print(f"\r{number} photos, {len(results['model'])} objects, "
+                  f"{time.monotonic() - start:.0f} s", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    print(f"{args.weights.name}: mean IoU\n")
+    print(table(by_source_and_size(results["model"]), "group"))
+    print("\nCalibration of the predicted IoU, three masks of the first click\n")
+    print(calibration(results["model"]))
+    for name in tools:
+        print(f"\n{name}\n")
+        print(table(by_source_and_size(results[name]), "group"))
+    if args.json:
+        with write_atomic(args.json) as temporary:
+            temporary.write_text(json.dumps(
+                {name: [asdict(r) for r in rows] for name, rows in results.items()}))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MinisamError as error:
+        print(f"weights.train.evaluate: error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,155 @@
+"""The state of a run, and the workers that push it forward."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import math
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .augment import Mix
+from .checkpoint import load_run, save_run
+from .library import Library
+from .model import Sam
+from .step import train_step
+
+COLUMNS = ("step", "seconds", "photos", "lr", "loss", "click_iou", "box_iou", "refined_iou",
+           "photos_per_second", "val_click_iou")
+LOG_EVERY = 20  # steps
+
+
+def learning_rate(args: argparse.Namespace, step: int, progress: float) -> float:
+    """Warm-up by steps, cosine by the clock."""
+    cosine = 0.5 + 0.5 * math.cos(math.pi * progress)
+    return (args.lr * min(1.0, (step + 1) / args.warmup)
+            * (args.final_lr + (1 - args.final_lr) * cosine))
+
+
+def optimizer_for(model: Sam, args: argparse.Namespace) -> torch.optim.AdamW:
+    """No weight decay on biases, norms, embeddings and position tables."""
+    decayed, free = [], []
+    for name, p in model.named_parameters():
+        is_table = p.ndim < 2 or "embed" in name or "token" in name or "rel_pos" in name
+        (free if is_table and "patch_embed" not in name else decayed).append(p)
+    groups = [{"params": decayed, "weight_decay": args.decay},
+              {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), fused=True)
+
+
+class Trainer:
+    """Model, optimizer, weight average, log; shared by the workers under one lock.
+
+    On a busy CPU one worker with two threads waits at every operation for its slower half.
+    Two workers of one thread each never wait: each computes gradients on its own copy of the
+    weights and applies them to the shared ones (asynchronous SGD; a gradient is one step old
+    at most).
+    """
+
+    def __init__(self, model: Sam, args: argparse.Namespace, seconds_of: Callable[[], float],
+                 ) -> None:
+        self.model, self.args, self.seconds = model, args, seconds_of
+        self.ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.optimizer = optimizer_for(model, args)
+        self.rngs = [np.random.default_rng([args.seed, i]) for i in range(args.workers)]
+        self.step = self.photos = 0
+        self.progress = 0.0
+        self.lock, self.stopping = threading.Lock(), threading.Event()
+        self.failure: BaseException | None = None
+        self.sums: dict[str, list[float]] = {}
+        self.mark = time.time(), 0
+        self.log_path: Path = args.out / "log.csv"
+
+    def restore(self, path: Path) -> float:
+        """Take up a checkpoint; the seconds trained before it."""
+        run = load_run(path)
+        self.model.load_state_dict(run["model"])
+        device = next(self.model.parameters()).device
+        self.ema = {k: v.to(device) for k, v in run["ema"].items()}
+        self.optimizer.load_state_dict(run["optimizer"])
+        for rng, state in zip(self.rngs, run["rngs"], strict=False):
+            rng.bit_generator.state = state
+        self.step, self.photos = run["step"], run["photos"]
+        self.mark = time.time(), self.photos
+        return float(run["seconds"])
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; workers wait at their next update meanwhile."""
+        with self.lock:
+            save_run(path, model=self.model.state_dict(), ema=self.ema,
+                     optimizer=self.optimizer.state_dict(), step=self.step, photos=self.photos,
+                     rngs=[r.bit_generator.state for r in self.rngs], seconds=self.seconds(),
+                     args=vars(self.args))
+
+    def average(self) -> Sam:
+        """A model with the averaged weights."""
+        model = copy.deepcopy(self.model)
+        with self.lock:
+            model.load_state_dict(self.ema)
+        return model
+
+    def work(self, number: int, library: Library, mix: Mix) -> None:
+        """Compute and apply gradients until the run stops."""
+        args = self.args
+        torch.set_num_threads(max(1, args.threads // args.workers))
+        alone = args.workers == 1
+        model = self.model if alone else copy.deepcopy(self.model)
+        try:
+            while not self.stopping.is_set():
+                if not alone:
+                    with self.lock, torch.no_grad():
+                        for mine, shared in zip(model.parameters(), self.model.parameters(),
+                                                strict=True):
+                            mine.copy_(shared)
+                out = train_step(model, library, self.rngs[number], mix, args.batch, args.objects,
+                                 args.loss_side)
+                with self.lock:
+                    for mine, shared in zip(model.parameters(), self.model.parameters(),
+                                            strict=True):
+                        shared.grad = mine.grad
+                    self.update(out)
+                model.zero_grad(set_to_none=True)
+        except BaseException as error:  # a dead worker must end the run, not idle it
+            self.failure = error
+            self.stopping.set()
+
+    def update(self, out: dict[str, Tensor]) -> None:
+        """One optimizer step with the gradients that lie on the model, average and log."""
+        lr = learning_rate(self.args, self.step, self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step, self.photos = self.step + 1, self.photos + self.args.batch
+        keep = min(self.args.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for key, value in self.model.state_dict().items():
+                self.ema[key].lerp_(value, 1 - keep)
+        for key, value in out.items():
+            self.sums.setdefault(key, []).append(float(value))
+        if self.step % LOG_EVERY == 0:
+            now, (then, photos) = time.time(), self.mark
+            self.write({**{k: round(float(np.mean(v)), 4) for k, v in self.sums.items()},
+                        "lr": f"{lr:.2e}",
+                        "photos_per_second": round((self.photos - photos) / (now - then), 2)})
+            self.mark, self.sums = (now, self.photos), {}
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one line to the log and print it."""
+        row |= {"step": self.step, "seconds": round(self.seconds()), "photos": self.photos}
+        new = not self.log_path.exists()
+        with self.log_path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
