@@ -11,7 +11,6 @@ import argparse
 import datetime
 import os
 import signal
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -161,8 +160,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MinisamError as error:
-        print(f"weights.train: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    from . import one_line_errors
+
+    one_line_errors(main)

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 
-from minisam.errors import MinisamError
 from minisam.files import write_atomic
 
 from .baselines import BASELINES, Clicks
@@ -239,8 +238,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MinisamError as error:
-        print(f"weights.train.evaluate: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    from . import one_line_errors
+
+    one_line_errors(main)

@@ -43,7 +43,7 @@ def depth_inside(mask: Tensor) -> Tensor:
     """How deep inside its region every pixel lies (P, h, w), in pixels, by repeated erosion."""
     left = F.pad(mask.float()[:, None], (1, 1, 1, 1))  # beyond the frame is outside
     depth = torch.zeros_like(left)
-    for _ in range(mask.shape[-1] // 2):
+    for _ in range((max(mask.shape[1:]) + 1) // 2):
         depth += left
         left = -F.max_pool2d(-left, 3, 1, 1)
         if not left.any():

@@ -1,0 +1,58 @@
+"""``python -m weights.train.export RUN/last.pt OUT.safetensors``: ship a run's weight average.
+
+Float16, Meta's tensor names, and a header that says what the file is. `--scores` takes the file
+that ``python -m weights.train.evaluate --json`` wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+from pathlib import Path
+
+import numpy as np
+
+from .checkpoint import export, load_weights
+
+DATA = ("DUTS-TR 10,050 photos, BSDS500 270, Clothing Co-Parsing 953, Car-Parts-Segmentation 360, "
+        "COCO subsets 291; see weights/README.md")
+LICENCE = ("Weights trained on photos whose owners state no licence or a research one: "
+           "for research only. Photos are not included.")
+
+
+def summarise(path: Path) -> dict[str, float]:
+    """Mean IoU on DUTS val and on the other sources' held-out objects, as the header states it."""
+    results = json.loads(path.read_text())["model"]
+    duts = [r for r in results if r["source"] == "duts"]
+    others = [r for r in results if r["source"] != "duts"]
+    scores = {}
+    for name, group in (("duts val", duts), ("instances and parts", others)):
+        for clicks in ("1", "3", "5"):
+            found = [r["clicks"][clicks] for r in group]
+            scores[f"{name}, {clicks} clicks"] = float(np.mean(found))
+        scores[f"{name}, box"] = float(np.mean([r["box"] for r in group]))
+    return {k: round(v, 3) for k, v in scores.items()}
+
+
+def main() -> None:
+    """Write the shipped file."""
+    parser = argparse.ArgumentParser(prog="python -m weights.train.export", description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--scores", type=Path)
+    parser.add_argument("--training", default="", help="a sentence on how it was trained")
+    args = parser.parse_args()
+    notes = {"name": "minisam-nano", "architecture": "Segment Anything (Kirillov et al. 2023)",
+             "data": DATA, "licence": LICENCE, "training": args.training,
+             "date": datetime.date.today().isoformat()}
+    if args.scores:
+        notes["mean_iou"] = json.dumps(summarise(args.scores))
+    export(load_weights(args.run), args.out, notes)
+    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    from . import one_line_errors
+
+    one_line_errors(main)
