@@ -160,7 +160,7 @@ def _names(node: ast.stmt) -> list[str]:
 # ------------------------------------------------------------------ running
 
 
-def run_chapter(path: Path, *, write: bool = False) -> str:
+def run_chapter(path: Path, *, write: bool = False, timings: bool = False) -> str:
     """Check every fence of a chapter in order.
 
     Parameters
@@ -168,6 +168,8 @@ def run_chapter(path: Path, *, write: bool = False) -> str:
     path : Path
     write : bool
         Refresh source excerpts and outputs instead of comparing them.
+    timings : bool
+        With `write`, refresh outputs marked ``varies`` too.
 
     Returns
     -------
@@ -216,7 +218,7 @@ def run_chapter(path: Path, *, write: bool = False) -> str:
                 problem = difference(printed, follower.body, varies)
                 if problem and not write:
                     raise FenceError(f"{path.name}:{follower.line}: {problem}")
-                if problem or (write and not varies and printed != follower.body):
+                if problem or (write and printed != follower.body and (timings or not varies)):
                     info = "text output varies" if varies else "text output"
                     replace(follower.start, follower.end, f"```{info}\n{printed}```")
             elif printed:

@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m walkthrough.sync", description=__doc__)
     parser.add_argument("chapter", nargs="*", help="start of a file name, such as 03; default all")
     parser.add_argument("--write", action="store_true", help="refresh excerpts and outputs")
+    parser.add_argument("--timings", action="store_true", help="with --write: measured times too")
     args = parser.parse_args(argv)
     wanted = tuple(args.chapter)
     bad = 0
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
             continue
         start = time.perf_counter()
         try:
-            text = run_chapter(path, write=args.write)
+            text = run_chapter(path, write=args.write, timings=args.timings)
         except FenceError as error:
             print(error)
             bad += 1
