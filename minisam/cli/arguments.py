@@ -22,7 +22,6 @@ examples:
   minisam photo.jpg --point 500,375 --all           every candidate mask, not only the best
   minisam photo.jpg --box 75,275,1725,850 --cutout  the object alone, on transparent ground
   minisam photo.jpg --point 500,375 --json          numbers and masks for another program
-  minisam photo.jpg --everything                    every object, without a prompt
 
 refine a mask:
   minisam photo.jpg --point 500,375 --logits first.npy
@@ -52,7 +51,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     arguments : sequence of str
         Without the program's name.
     """
-    return parser().parse_intermixed_args(_joined(arguments))
+    given = list(arguments)
+    end = given.index("--") if "--" in given else len(given)  # after it, names may begin with "-"
+    args = parser().parse_intermixed_args(_joined(given[:end]))
+    args.photos += given[end + 1 :]
+    return args
 
 
 def parser() -> Parser:

@@ -16,7 +16,7 @@ class Line:
     """
 
     def __init__(self) -> None:
-        self._on = sys.stderr.isatty()
+        self._on = sys.stderr is not None and sys.stderr.isatty()
         self._start = time.monotonic()
         self._width = 0
 

@@ -109,7 +109,7 @@ def ask(predictor: SamPredictor, prompt: Prompt, hint: Array | None) -> Answer:
     if prompt.ambiguous:
         why = f"highest predicted IoU of {len(masks)}: one point can mean a part or the whole"
     else:
-        why = f"the single mask that {prompt} ask for"
+        why = f"the single mask for {prompt}, which leaves no choice to make"
     return Answer(masks, scores, _stability(predictor, logits), logits, best, why)
 
 
