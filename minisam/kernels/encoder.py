@@ -23,7 +23,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from .. import threads
 from ..layers import resize_linear
@@ -283,8 +282,12 @@ def _attend_tile(q: Array, k: Array, v: Array, tables: Array, window: Window,
     by_distance = threads.workspace("distances", heads, len(tables), queries)
     np.matmul(tables, q_t, out=by_distance)
     total = threads.workspace("total", heads, queries)
-    scratch = threads.workspace("scratch", window.W + 2, queries)
-    soften(scores, by_distance, window.H, window.W, window.rows, window.cols, first, scratch, total)
+    query_row, query_col = np.divmod(np.arange(first, first + queries), window.cols)
+    soften(
+        scores, by_distance, window.rows, window.cols, query_row, query_col,
+        threads.workspace("by_row", window.H, queries),
+        threads.workspace("by_col", window.W, queries),
+        threads.workspace("scratch", 2, queries), total)  # fmt: skip
     mixed = np.matmul(
         scores.transpose(0, 2, 1), v, out=threads.workspace("mixed", heads, queries, d)
     )
@@ -309,67 +312,68 @@ def sort_heads(y: Any, bias: Any, factor: Any, place: Any, q: Any, k: Any, v: An
 
 
 @kernel
-def soften(scores: Any, by_distance: Any, high: Any, wide: Any, rows: Any, cols: Any, first: Any,
-           scratch: Any, total: Any) -> None:  # fmt: skip
+def soften(scores: Any, by_distance: Any, rows: Any, cols: Any, query_row: Any, query_col: Any,
+           by_row: Any, by_col: Any, scratch: Any, total: Any) -> None:  # fmt: skip
     """Turn scores into softmax weights times `total`, in place, relative position included.
 
     Parameters
     ----------
     scores : (heads, rows * cols, Q)
-        Of real keys only; the other ``high * wide - rows * cols`` are padding, with score 0.
-    by_distance : (heads, 2 * high - 1 + 2 * wide - 1, Q)
+        Of real keys only: the rest of the (H, W) window is padding, with score 0.
+    by_distance : (heads, 2 * H - 1 + 2 * W - 1, Q)
         What the query gives for each distance in rows, then for each in columns.
-    high, wide, rows, cols, first : int
-        As in `Window` and `_attend_tile`.
-    scratch : (wide + 2, Q)
+    rows, cols : int
+    query_row, query_col : (Q,) int64
+        Where in the window the queries stand.
+    by_row : (H, Q)
+    by_col : (W, Q)
+    scratch : (2, Q)
     total : (heads, Q)
         Filled with the sum over all keys.
     """
-    heads, _, queries = scores.shape
-    by_col, row_bias, peak = scratch[:wide], scratch[wide], scratch[wide + 1]
-    for h in range(heads):
+    high, wide, queries = len(by_row), len(by_col), len(query_row)
+    peak, best = scratch[0], scratch[1]  # unpacked at once, Numba would not see them contiguous
+    for h in range(len(scores)):
         bias, sums = by_distance[h], total[h]
+        for i in range(high):
+            for r in range(queries):
+                by_row[i, r] = bias[query_row[r] - i + high - 1, r]
         for j in range(wide):
             for r in range(queries):
-                by_col[j, r] = bias[2 * high - 1 + (first + r) % cols - j + wide - 1, r]
+                by_col[j, r] = bias[2 * high - 1 + query_col[r] - j + wide - 1, r]
         for r in range(queries):
             peak[r] = LOWEST
             sums[r] = np.float32(0)
         for i in range(high):
-            fill_row_bias(bias, high - 1 - i, cols, first, row_bias)
             real = cols if i < rows else 0
-            for j in range(wide):
+            for r in range(queries):
+                best[r] = LOWEST
+            for j in range(real):
+                row, col_bias = scores[h, i * cols + j], by_col[j]
+                for r in range(queries):
+                    best[r] = max(best[r], row[r] + col_bias[r])
+            for j in range(real, wide):
                 col_bias = by_col[j]
-                if j < real:
-                    row = scores[h, i * cols + j]
-                    for r in range(queries):
-                        peak[r] = max(peak[r], row[r] + col_bias[r] + row_bias[r])
-                else:
-                    for r in range(queries):
-                        peak[r] = max(peak[r], col_bias[r] + row_bias[r])
+                for r in range(queries):
+                    best[r] = max(best[r], col_bias[r])
+            row_bias = by_row[i]
+            for r in range(queries):
+                peak[r] = max(peak[r], best[r] + row_bias[r])
         for i in range(high):
-            fill_row_bias(bias, high - 1 - i, cols, first, row_bias)
+            row_bias = by_row[i]
             for r in range(queries):
                 row_bias[r] -= peak[r]
             real = cols if i < rows else 0
-            for j in range(wide):
+            for j in range(real):
+                row, col_bias = scores[h, i * cols + j], by_col[j]
+                for r in range(queries):
+                    weight = scalars.exp2(row[r] + col_bias[r] + row_bias[r])
+                    row[r] = weight
+                    sums[r] += weight
+            for j in range(real, wide):
                 col_bias = by_col[j]
-                if j < real:
-                    row = scores[h, i * cols + j]
-                    for r in range(queries):
-                        weight = scalars.exp2(row[r] + col_bias[r] + row_bias[r])
-                        row[r] = weight
-                        sums[r] += weight
-                else:
-                    for r in range(queries):
-                        sums[r] += scalars.exp2(col_bias[r] + row_bias[r])
-
-
-@njit(inline="always")
-def fill_row_bias(bias: Any, offset: Any, cols: Any, first: Any, out: Any) -> None:
-    """Pick from bias (distances, Q), for every query, its distance to one row of keys."""
-    for r in range(out.shape[0]):
-        out[r] = bias[(first + r) // cols + offset, r]
+                for r in range(queries):
+                    sums[r] += scalars.exp2(col_bias[r] + row_bias[r])
 
 
 @kernel
