@@ -8,11 +8,13 @@ Kirillov et al. 2023, appendix A "Lightweight mask decoder"; Meta's mask_decoder
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .dispatch import hot
 from .layers import conv_transpose2d, gelu, layer_norm_2d, relu_mlp
-from .two_way import two_way_transformer
+from .two_way import FirstLook, first_look, two_way_transformer
 
 Array = np.ndarray
 
@@ -59,17 +61,54 @@ def attend(features: Array, position: Array, sparse: Array, dense: Array, p: dic
     image : (B, C, H, W) float32
         The features as the transformer leaves them, one map a prompt.
     """
-    c, h, w = features.shape
+    photo = prepare(features, position, dense, p, heads=heads)
+    return ask(photo, sparse, p, heads=heads)
+
+
+class Photo(NamedTuple):
+    """What the decoder reads of a photo, laid out as tokens: the same for every prompt on it."""
+
+    grid: tuple[int, int]
+    image: Array  # (1 or B, N, C) float32
+    position: Array  # (N, C) float32
+    first: FirstLook
+
+
+def prepare(features: Array, position: Array, dense: Array, p: dict, *, heads: int) -> Photo:
+    """Do once what does not depend on the prompt.
+
+    Parameters are those of `decode_masks`.
+    """
+    image = np.ascontiguousarray(_to_tokens(features + dense))
+    position = np.ascontiguousarray(_to_tokens(position)[0])
+    grid = (features.shape[-2], features.shape[-1])
+    return Photo(grid, image, position, first_look(image, position, p["transformer"], heads=heads))
+
+
+def ask(photo: Photo, sparse: Array, p: dict, *, heads: int) -> tuple[Array, Array, Array]:
+    """Run B prompts on a prepared photo.
+
+    Parameters
+    ----------
+    photo : Photo
+        From `prepare`.
+    sparse : (B, T, C) float32
+    p : dict
+    heads : int
+
+    Returns
+    -------
+    As `attend`.
+    """
     own = np.concatenate([p["iou_token"]["weight"], p["mask_tokens"]["weight"]])  # (1 + M, C)
     own = np.broadcast_to(own, (sparse.shape[0], *own.shape))
     tokens = np.concatenate([own, sparse], axis=1)  # (B, 1 + M + T, C)
-    image = _to_tokens(features + dense)  # (1 or B, N, C)
     tokens, image = two_way_transformer(
-        image, _to_tokens(position)[0], tokens, p["transformer"], heads=heads
+        photo.image, photo.position, tokens, p["transformer"], heads=heads, first=photo.first
     )
     masks = p["mask_tokens"]["weight"].shape[0]
     iou = relu_mlp(tokens[:, 0], p["iou_prediction_head"]["layers"])
-    return tokens[:, 1 : 1 + masks], iou, image.swapaxes(-2, -1).reshape(-1, c, h, w)
+    return tokens[:, 1 : 1 + masks], iou, _to_maps(image, photo.grid)
 
 
 def _to_tokens(x: Array) -> Array:
@@ -78,6 +117,12 @@ def _to_tokens(x: Array) -> Array:
     return x.reshape(-1, c, h * w).swapaxes(-2, -1)
 
 
+def _to_maps(x: Array, grid: tuple[int, int]) -> Array:
+    """(B, N, C) -> (B, C, H, W), a view"""
+    return x.swapaxes(-2, -1).reshape(len(x), -1, *grid)
+
+
+@hot
 def draw_masks(mask_tokens: Array, image: Array, p: dict, keep: slice = slice(None)) -> Array:
     """Turn mask tokens into pictures: each becomes the weights of a 1x1 convolution.
 
@@ -99,7 +144,6 @@ def draw_masks(mask_tokens: Array, image: Array, p: dict, keep: slice = slice(No
     return (weights @ upscaled.reshape(b, c, h * w)).reshape(b, -1, h, w)
 
 
-@hot
 def upscale(image: Array, p: list) -> Array:
     """Four times finer: two transposed convolutions, each doubling the side.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -17,11 +18,11 @@ from . import postprocess
 from .errors import MinisamError
 from .files import write_atomic
 from .image_encoder import Watch, encode_image
-from .mask_decoder import attend, draw_masks, mask_slice
+from .mask_decoder import Photo, ask, draw_masks, mask_slice, prepare
 from .model import Sam
 from .photos import read_photo
 from .preprocess import fit_inner, map_boxes, map_points, preprocess
-from .prompt_encoder import dense_position, encode_prompts
+from .prompt_encoder import dense_position, encode_mask, encode_prompts
 from .prompts import check_boxes, check_mask_input, check_points
 
 Array = np.ndarray
@@ -34,7 +35,7 @@ TORCH_ONLY = {
 # What reading a file that is no .npz of ours, or was cut short, raises in NumPy and zipfile
 NOT_AN_EMBEDDING = (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, MemoryError,
                     NotImplementedError, zipfile.BadZipFile, zlib.error)  # fmt: skip
-PROMPTS_AT_ONCE = 16  # bounds memory: a ViT-B prompt holds about 20 MB while it is decoded
+PROMPTS_AT_ONCE = 4  # bounds memory: each prompt changes a copy of the image, 4 MB in ViT-B
 
 
 class SamPredictor:
@@ -79,6 +80,7 @@ class SamPredictor:
         self.original_size: tuple[int, int] = (0, 0)
         self.input_size: tuple[int, int] = (0, 0)
         self._position: Array | None = None
+        self._photo: Photo | None = None  # for all prompts without a mask hint
 
     # ------------------------------------------------------------------ the photo
 
@@ -112,8 +114,16 @@ class SamPredictor:
         self.features = np.ascontiguousarray(features, np.float32)
         self.original_size = (int(photo[0]), int(photo[1]))
         self.input_size = (int(inner[0]), int(inner[1]))
-        self._position = dense_position(self.model.params["prompt_encoder"], config.grid)
+        prompt_encoder = self.model.params["prompt_encoder"]
+        self._position = dense_position(prompt_encoder, config.grid)
+        self._photo = self._prepare(encode_mask(None, prompt_encoder, config.grid))
         self.is_image_set = True
+
+    def _prepare(self, dense: Array) -> Photo:
+        features, position = self._require_image()
+        return prepare(
+            features, position, dense, self.model.params["mask_decoder"],
+            heads=self.model.config.decoder_heads)  # fmt: skip
 
     def _require_image(self) -> tuple[Array, Array]:
         if self.features is None or self._position is None:
@@ -217,7 +227,7 @@ class SamPredictor:
             No image is set; no prompt is given; a prompt has the wrong shape, is not finite, lies
             outside the photo, or is an empty box.
         """
-        features, position = self._require_image()
+        self._require_image()
         points = labels = boxes = mask = None
         if point_labels is not None and point_coords is None:
             raise MinisamError("point_labels need point_coords")
@@ -230,9 +240,7 @@ class SamPredictor:
             mask = check_mask_input(mask_input, self.model.config.mask_size)
         if points is None and boxes is None and mask is None:
             raise MinisamError("no prompt: give point_coords, box or mask_input")
-        low_res, scores = self._decode(
-            features, position, points, labels, boxes, mask, multimask_output
-        )
+        low_res, scores = self._decode(points, labels, boxes, mask, multimask_output)
         return self.masks_to_photo(low_res[0], return_logits), scores[0], low_res[0]
 
     def predict_many(
@@ -266,7 +274,7 @@ class SamPredictor:
         MinisamError
             As for `predict`; also when points and boxes differ in number.
         """
-        features, position = self._require_image()
+        self._require_image()
         points = labels = None
         if point_coords is not None:
             points, labels = check_points(point_coords, point_labels, self.original_size, ndim=3)
@@ -278,15 +286,40 @@ class SamPredictor:
             raise MinisamError(
                 f"{len(points)} point prompts but {len(boxes)} boxes; expected one box a prompt"
             )
-        low_res, scores = self._decode(
-            features, position, points, labels, boxes, None, multimask_output
-        )
+        low_res, scores = self._decode(points, labels, boxes, None, multimask_output)
         return self.masks_to_photo(low_res, return_logits), scores, low_res
 
-    def _decode(self, features: Array, position: Array, points: Array | None,
-                labels: Array | None, boxes: Array | None, mask: Array | None,
-                multimask_output: bool) -> tuple[Array, Array]:  # fmt: skip
+    def _decode(self, points: Array | None, labels: Array | None, boxes: Array | None,
+                mask: Array | None, multimask_output: bool) -> tuple[Array, Array]:  # fmt: skip
         """Checked prompts in the photo's pixels -> low-res logits (B, M, h, w), scores (B, M)."""
+        keep = mask_slice(multimask_output)
+        low_res, scores = [], []
+        for tokens, iou, image in self.attend(points, labels, boxes, mask):
+            low_res.append(draw_masks(tokens, image, self.model.params["mask_decoder"], keep))
+            scores.append(iou[:, keep])
+        return np.concatenate(low_res), np.concatenate(scores)
+
+    def attend(
+        self, points: Array | None = None, labels: Array | None = None,
+        boxes: Array | None = None, mask: Array | None = None,
+    ) -> Iterator[tuple[Array, Array, Array]]:  # fmt: skip
+        """Run prompts up to where their masks could be drawn: for those who drop some unseen.
+
+        Parameters
+        ----------
+        points : (B, N, 2), optional
+            xy pixels of the original photo. Nothing is checked here.
+        labels : (B, N), optional
+        boxes : (B, 4), optional
+        mask : (1, h, w) float32, optional
+
+        Yields
+        ------
+        mask_tokens, iou, image
+            As `minisam.mask_decoder.attend` gives them, for the next `PROMPTS_AT_ONCE` prompts or
+            fewer. To draw them: `minisam.mask_decoder.draw_masks`.
+        """
+        self._require_image()
         config, params = self.model.config, self.model.params
         if points is not None:
             points = map_points(points, self.original_size, self.input_size)
@@ -295,16 +328,12 @@ class SamPredictor:
         sparse, dense = encode_prompts(
             params["prompt_encoder"], grid=config.grid, input_size=config.input_size,
             points=points, labels=labels, boxes=boxes, mask=mask)  # fmt: skip
-        keep = mask_slice(multimask_output)
-        decoder = params["mask_decoder"]
-        low_res, scores = [], []
+        photo = self._photo
+        if photo is None or mask is not None:
+            photo = self._prepare(dense)
         for start in range(0, len(sparse), PROMPTS_AT_ONCE):
-            tokens, iou, image = attend(
-                features, position, sparse[start : start + PROMPTS_AT_ONCE], dense, decoder,
-                heads=config.decoder_heads)  # fmt: skip
-            low_res.append(draw_masks(tokens, image, decoder, keep))
-            scores.append(iou[:, keep])
-        return np.concatenate(low_res), np.concatenate(scores)
+            yield ask(photo, sparse[start : start + PROMPTS_AT_ONCE], params["mask_decoder"],
+                      heads=config.decoder_heads)  # fmt: skip
 
     def masks_to_photo(self, low_res_logits: Array, return_logits: bool = False) -> Array:
         """Bring low-res logits to the photo's size.

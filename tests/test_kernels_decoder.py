@@ -1,0 +1,161 @@
+"""The decoder's and the pixels' kernels against the plain functions, on shapes that fit nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from minisam import mask_decoder, postprocess, two_way
+from minisam.config import expected_shapes
+from minisam.kernels import decoder, pixels
+from minisam.weights import nest
+
+from .recipe import TINY, recipe_array
+
+
+def decoder_weights(c: int, heads: int, depth: int = 2, masks: int = 4) -> dict:
+    config = TINY.__class__(**{
+        **TINY.__dict__, "prompt_width": c, "decoder_heads": heads, "decoder_depth": depth,
+        "decoder_mlp": 3 * c, "masks": masks,
+    })  # fmt: skip
+    shapes = {n: s for n, s in expected_shapes(config).items() if n.startswith("mask_decoder.")}
+    return nest({n: recipe_array(n, s, 3) for n, s in shapes.items()})["mask_decoder"]
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+CASES = [  # C, heads, blocks, grid, prompts, tokens
+    (256, 8, 2, (16, 16), 1, 7),
+    (256, 8, 2, (17, 19), 3, 7),  # the last tile of the image is a part
+    (256, 8, 2, (9, 30), 2, 40),  # so many tokens that the image is projected
+    (96, 3, 1, (5, 7), 1, 6),  # heads of 16, one block
+    (64, 2, 3, (1, 300), 2, 9),
+    (32, 8, 2, (4, 4), 5, 5),  # heads of 2
+]
+
+
+@pytest.mark.parametrize(("c", "heads", "depth", "grid", "prompts", "tokens"), CASES)
+def test_two_way_transformer(
+    c: int, heads: int, depth: int, grid: tuple[int, int], prompts: int, tokens: int
+) -> None:
+    p = decoder_weights(c, heads, depth)["transformer"]
+    n = grid[0] * grid[1]
+    position, questions = normal(n, c, seed=2), normal(prompts, tokens, c, seed=3)
+    for images in {1, prompts}:
+        image = normal(images, n, c)
+        before = [x.copy() for x in (image, position, questions)]
+        expected = two_way.two_way_transformer.plain(image, position, questions, p, heads=heads)
+        first = two_way.first_look(image, position, p, heads=heads)
+        for look in (None, first):
+            got = decoder.two_way_transformer(
+                image, position, questions, p, heads=heads, first=look
+            )
+            for a, b in zip(got, expected, strict=True):
+                assert a.shape == b.shape and a.dtype == np.float32
+                np.testing.assert_allclose(a, b, atol=2e-5)
+        for a, b in zip((image, position, questions), before, strict=True):
+            np.testing.assert_array_equal(a, b, "an input was changed")
+
+
+def test_large_scores_do_not_overflow() -> None:
+    p = decoder_weights(64, 4)["transformer"]
+    image, position, tokens = normal(1, 600, 64), normal(600, 64, seed=1), normal(1, 6, 64, seed=2)
+    image[0, ::7] *= 300
+    expected = two_way.two_way_transformer.plain(image, position, tokens, p, heads=4)
+    got = decoder.two_way_transformer(image, position, tokens, p, heads=4)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_the_order_of_products_follows_their_cost() -> None:
+    x, a = normal(50, 256), normal(256, 128, seed=1)
+    for columns, products in [(56, 1), (256, 1), (257, 2), (400, 2)]:
+        b = normal(128, columns, seed=2)
+        steps = decoder.chain(a, b)
+        assert len(steps) == products
+        y = x
+        for step in steps:
+            y = y @ step
+        np.testing.assert_allclose(y, x @ a @ b, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "3"])
+def test_results_do_not_depend_on_the_threads(
+    threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = decoder_weights(256, 8)
+    image, position, tokens = normal(1, 1000, 256), normal(1000, 256), normal(2, 7, 256)
+    monkeypatch.setenv("MINISAM_THREADS", "2")
+    expected = decoder.two_way_transformer(image, position, tokens, p["transformer"], heads=8)
+    monkeypatch.setenv("MINISAM_THREADS", threads)
+    got = decoder.two_way_transformer(image, position, tokens, p["transformer"], heads=8)
+    alone = decoder.two_way_transformer(image, position, tokens[1:], p["transformer"], heads=8)
+    for a, b, c in zip(got, expected, alone, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(c, b[1:], "a prompt depends on its neighbours")
+
+
+@pytest.mark.parametrize("c", [256, 32, 72])
+@pytest.mark.parametrize("grid", [(16, 16), (3, 7), (17, 31)])
+def test_draw_masks(c: int, grid: tuple[int, int]) -> None:
+    p = decoder_weights(c, 1, masks=5)
+    tokens, n = normal(3, 5, c), grid[0] * grid[1]
+    in_maps = normal(3, c, *grid, seed=1)
+    in_tokens = normal(3, n, c, seed=1).swapaxes(1, 2).reshape(3, c, *grid)
+    for image in (in_maps, in_tokens):
+        for keep in (slice(None), slice(1, None), slice(0, 1)):
+            expected = mask_decoder.draw_masks.plain(tokens, image, p, keep)
+            got = decoder.draw_masks(tokens, image, p, keep)
+            assert got.shape == expected.shape == (3, len(range(5)[keep]), 4 * grid[0], 4 * grid[1])
+            np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_weights_may_be_read_only() -> None:
+    p = decoder_weights(32, 2)
+
+    def lock(x: object) -> None:
+        if isinstance(x, np.ndarray):
+            x.flags.writeable = False
+        elif x is not None:
+            for part in x.values() if isinstance(x, dict) else x:  # type: ignore[attr-defined]
+                lock(part)
+
+    lock(p)
+    image, position, tokens = normal(1, 30, 32), normal(30, 32), normal(1, 7, 32)
+    for x in (image, position, tokens):
+        x.flags.writeable = False
+    decoder.two_way_transformer(image, position, tokens, p["transformer"], heads=2)
+    decoder.draw_masks(tokens[:, 1:5], image.swapaxes(1, 2).reshape(1, 32, 5, 6), p)
+
+
+FRAMES = [  # low-res, frame, inner, photo
+    ((256, 256), (1024, 1024), (683, 1024), (1200, 1800)),
+    ((256, 256), (1024, 1024), (1024, 683), (97, 65)),  # much smaller than the frame
+    ((64, 64), (256, 256), (192, 256), (150, 200)),
+    ((24, 40), (96, 160), (90, 160), (1, 7)),
+    ((8, 20), (32, 80), (1, 80), (3, 800)),  # a line
+    ((8, 8), (6, 6), (5, 6), (13, 9)),  # patches smaller than a low-res pixel
+]
+
+
+@pytest.mark.parametrize(("low", "frame", "inner", "photo"), FRAMES)
+@pytest.mark.parametrize("lead", [(), (1,), (2, 3)])
+def test_masks_to_the_photo(low, frame, inner, photo, lead) -> None:  # type: ignore[no-untyped-def]
+    logits = 10 * normal(*lead, *low)
+    expected = postprocess.resize_masks.plain(logits, frame, inner, photo)
+    got = pixels.resize_masks(logits, frame, inner, photo)
+    assert got.shape == (*lead, *photo) and got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+    for threshold in (0.0, -1.5):
+        mask = pixels.photo_masks(logits, frame, inner, photo, threshold)
+        assert mask.shape == (*lead, *photo) and mask.dtype == np.bool_
+        differs = mask != (expected > threshold)
+        assert np.all(np.abs(expected[differs] - threshold) < 2e-5)
+    assert 0.2 < mask.mean() < 0.9
+
+
+def test_no_masks_at_all() -> None:
+    empty = np.zeros((0, 16, 16), np.float32)
+    assert pixels.photo_masks(empty, (64, 64), (64, 48), (50, 40)).shape == (0, 50, 40)
