@@ -67,9 +67,10 @@ def write_together(files: Mapping[Path, bytes], *, overwrite: bool = True) -> No
             for temporary, target in ready:
                 _publish(temporary, target, overwrite)
                 published.append(target)
-        except FileTaken:  # another process was quicker with this name: take ours back
-            for target in published:
-                target.unlink(missing_ok=True)
+        except MinisamError:
+            if not overwrite:  # what is there now is ours: take it back
+                for target in published:
+                    target.unlink(missing_ok=True)
             raise
 
 

@@ -55,17 +55,21 @@ class Place:
         self.exact: Path | None = None
         self.logits = Path(args.logits) if args.logits else None
         self._set(args.out, photo, masks)
-        for path in (self.exact, self.logits):
-            if path is not None and not self.force and os.path.lexists(path):
+        for path in filter(None, (self.exact, self.logits)):
+            if _is_folder(path):
+                raise MinisamError(f"{path} is a folder; give the name of a file")
+            if not self.force and os.path.lexists(path):
                 raise MinisamError(
                     f"{path} exists already; choose another name, or --force to replace it"
                 )
 
     def _set(self, out: str | None, photo: str, masks: int) -> None:
         stem = Path(photo).stem
+        if out == "":
+            raise MinisamError("--out is empty; give a folder or the beginning of the names")
         if out is None:
             self.prefix = Path(stem)
-        elif Path(out).is_dir() or out.endswith(("/", os.sep)):
+        elif out.endswith(("/", os.sep)) or _is_folder(out):
             self.prefix = Path(out) / stem
         elif Path(out).suffix.lower() in OTHER_PICTURES:
             raise MinisamError(
@@ -156,6 +160,10 @@ def _publish(place: Place, data: dict[Name, bytes], logits: bytes) -> dict[Name,
             continue
         return paths
     raise AssertionError("names() never ends")
+
+
+def _is_folder(path: str | Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112  # Path.is_dir() raises when a name is too long
 
 
 def _make_folder(folder: Path) -> None:
