@@ -9,3 +9,9 @@ class MinisamError(ValueError):
     The command line prints the text and exits with 2. It is a ``ValueError`` so that scripts
     written for segment-anything keep catching what they used to catch.
     """
+
+
+def shown(text: object, limit: int = 80) -> str:
+    """Text from a file for an error line: printable ASCII, at most `limit` characters."""
+    line = str(text)[: limit + 1].encode("unicode_escape").decode("ascii")
+    return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -10,8 +10,7 @@ from safetensors.numpy import save_file
 
 import minisam
 from minisam import MinisamError, SamPredictor
-from minisam.config import SamConfig
-from minisam.weights.show import official_config
+from minisam.config import SamConfig, config_from_shapes, expected_shapes, official_config
 
 from .recipe import TINY, recipe_tensors
 from .test_checkpoint_convert import write_shards
@@ -94,8 +93,6 @@ def test_a_pruned_relative_runs_with_its_widths(folder) -> None:
 
 @pytest.mark.parametrize("kind", ["vit_b", "vit_l", "vit_h"])
 def test_the_published_shapes_read_back_as_themselves(kind: str) -> None:
-    from minisam.config import config_from_shapes, expected_shapes
-
     config = official_config(kind)
     assert config_from_shapes(expected_shapes(config)) == config and config.kind == kind
 
@@ -104,7 +101,7 @@ def test_a_lost_shard_is_named(folder) -> None:
     tensors, _ = plain(TINY, folder)
     shards = write_shards(tensors, folder / "sharded")
     (shards / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(MinisamError, match="model-00002-of-00003.safetensors"):
+    with pytest.raises(MinisamError, match=r"model-00002-of-00003.safetensors"):
         minisam.load(shards)
 
 

@@ -307,7 +307,7 @@ def test_a_cache_that_cannot_be_made(item, server, tmp_path, monkeypatch) -> Non
 
 def test_the_real_table_agrees_with_itself() -> None:
     """The names in the table are Meta's; sha256 values are 64 hex digits and all differ."""
-    table = [item for item in published.PUBLISHED.values()]
+    table = list(published.PUBLISHED.values())
     assert [item.name for item in table] == ["vit_b", "vit_l", "vit_h"]
     assert len({item.sha256 for item in table}) == 3
     assert all(len(bytes.fromhex(item.sha256)) == 32 for item in table)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..config import SamConfig, Shape, config_from_shapes, expected_shapes
-from ..errors import MinisamError
+from ..errors import MinisamError, shown
 from .published import PUBLISHED
 from .reader import is_finite
 from .sources import open_weights, with_meta_names
@@ -136,7 +136,8 @@ def _check_shapes(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) ->
     extra = [name for name in shapes if name not in expected]
     if extra:
         raise MinisamError(
-            f"tensor {extra[0]} of shape {shapes[extra[0]]} does not belong to SAM v1{_more(extra)}"
+            f"tensor {shown(extra[0])} of shape {shapes[extra[0]]} does not belong to "
+            f"SAM v1{_more(extra)}"
         )
     for name, shape in expected.items():
         if shapes[name] != shape and not _resampled(name, shapes[name], shape):

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import MinisamError
+from ..errors import MinisamError, shown
 from .containers import CHUNK, DTYPES, check_crc, open_container, read_into
 from .reader import widen_bfloat16
-from .unpickle import Tensor, UnpickleError, shown
+from .unpickle import Tensor, UnpickleError
 from .unwrap import find_state_dict
 
 MAX_VIEWS = 4  # the tensors may add up to this many times the file (shared storages are legal)

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from .unpickle import MAX_PICKLE_BYTES, Tensor, UnpickleError, read_pickle, shown
+from ..errors import shown
+from .unpickle import MAX_PICKLE_BYTES, Tensor, UnpickleError, read_pickle
 
 # safetensors' type name -> (NumPy type in which the bytes are read, bytes of an element)
 DTYPES = {

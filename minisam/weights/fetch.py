@@ -16,12 +16,11 @@ from typing import IO, BinaryIO
 from urllib.parse import urlsplit
 
 from .. import __version__
-from ..errors import MinisamError
+from ..errors import MinisamError, shown
 from .containers import CHUNK
 from .convert import convert
 from .progress import Progress
 from .published import BASE_URL, Published
-from .unpickle import shown
 
 TIMEOUT = 30.0  # seconds without a byte
 TRIES = 5  # connections in a row that bring nothing

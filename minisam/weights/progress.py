@@ -1,50 +1,38 @@
-"""A line on the terminal that says how far a long job is."""
+"""How far a long job over a file is, on the terminal's line."""
 
 from __future__ import annotations
 
-import sys
 import time
 
+from ..cli.progress import Line
 
-class Progress:
-    """Count bytes on one line of standard error; silent when that is no terminal.
+MEGABYTE = 1_000_000
+
+
+class Progress(Line):
+    """Count bytes; silent when standard error is no terminal.
 
     Parameters
     ----------
     what : str
         What is being done, in a word.
     total : int
-        Bytes in all; 0 if not known.
+        Bytes in all.
     done : int
         Bytes that were there before.
     """
 
     def __init__(self, what: str, total: int, done: int = 0) -> None:
-        self.what, self.total, self.done = what, total, done
-        self._first, self._start = done, time.monotonic()
-        self._next = self._start + 0.5  # nothing is shown for jobs shorter than this
-        self._shown = False
+        super().__init__()
+        self._what, self._total, self._done = what, total, done
+        self._next = 0.0
 
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            self._show()
-            print(file=sys.stderr)
-
     def add(self, n_bytes: int) -> None:
         """Count `n_bytes` more, and show it at most ten times a second."""
-        self.done += n_bytes
-        if time.monotonic() >= self._next and sys.stderr.isatty():
-            self._show()
+        self._done += n_bytes
+        if time.monotonic() >= self._next:
+            self.count(self._what, self._done // MEGABYTE, self._total // MEGABYTE, "MB")
             self._next = time.monotonic() + 0.1
-            self._shown = True
-
-    def _show(self) -> None:
-        rate = (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
-        text = f"{self.what} {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB"
-        if self.total:
-            filled = min(24, 24 * self.done // self.total)
-            text += f" [{'#' * filled}{'.' * (24 - filled)}] {100 * self.done // self.total}%"
-        print(f"\r{text}  {rate / 1e6:.1f} MB/s ", end="", file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ..errors import MinisamError
+from ..errors import MinisamError, shown
 
 Array = np.ndarray
 
@@ -66,8 +66,8 @@ def map_safetensors(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
         with safe_open(str(path), framework="numpy") as checked:  # validates header and offsets
             metadata = checked.metadata() or {}
         header = json.loads(data[8 : 8 + length])
-    except (SafetensorError, OSError, ValueError, MemoryError, RecursionError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        why = shown(error, 160) or type(error).__name__
         raise MinisamError(f"{path} is not a safetensors file, or is damaged ({why})") from None
     tensors = {}
     for name, entry in header.items():
@@ -80,7 +80,7 @@ def map_safetensors(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
 def _stored(data: mmap.mmap, name: str, dtype: str, shape: list[int], offset: int) -> Stored:
     if dtype not in STORED:
         raise MinisamError(
-            f"tensor {name} is stored as {dtype}; expected one of {', '.join(STORED)}"
+            f"tensor {shown(name)} is stored as {dtype}; expected one of {', '.join(STORED)}"
         )
 
     def read() -> Array:

@@ -14,12 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import MinisamError
+from ..errors import MinisamError, shown
 from .checkpoint import Checkpoint
 from .containers import PICKLE_START, ZIP_START
 from .hugging_face import is_hugging_face, meta_names
 from .reader import STORED, Stored, map_safetensors
-from .unpickle import shown
 from .unwrap import unwrap
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ import pickletools
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from ..errors import MinisamError
+from ..errors import MinisamError, shown
 
 # Storage class named in the pickle -> safetensors' name for the same element type.
 STORAGE_DTYPES = {
@@ -38,9 +38,9 @@ REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
 REBUILD_PARAMETER = "torch._utils._rebuild_parameter"
 KNOWN_GLOBALS = {ORDERED_DICT, REBUILD_TENSOR, REBUILD_PARAMETER, *STORAGE_DTYPES}
 
-# ViT-H with its optimizer needs about 0.5 MB; the worst a pickle of this size can hold in memory
-# (one empty list per byte) stays below 0.5 GB.
-MAX_PICKLE_BYTES = 4 << 20
+# ViT-H with its optimizer needs about 0.5 MB. The worst that a pickle of this size can do (one
+# empty list a byte) is to take 150 MB and a few seconds.
+MAX_PICKLE_BYTES = 2 << 20
 MAX_DIMS = 8
 MAX_ELEMENTS = 1 << 40
 
@@ -94,12 +94,6 @@ class Tensor:
         return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
 
 
-def shown(name: object, limit: int = 80) -> str:
-    """`name` for an error line: printable ASCII, at most `limit` characters."""
-    text = str(name)[: limit + 1].encode("unicode_escape").decode("ascii")
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
 def read_pickle(stream: BinaryIO) -> Any:
     """Build the one object that the pickle at the stream's position describes.
 
@@ -123,11 +117,11 @@ def read_pickle(stream: BinaryIO) -> Any:
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             machine.step(opcode.name, argument)
+        return machine.stack.pop()
     except UnpickleError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise UnpickleError(f"the pickle is damaged ({shown(error)})") from None
-    return machine.stack.pop()
 
 
 class _Machine:
@@ -152,6 +146,8 @@ class _Machine:
         elif name == "MEMOIZE":
             self.memo[len(self.memo)] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
+            if argument not in self.memo:
+                raise UnpickleError("the pickle is damaged (it refers to what it never stored)")
             stack.append(self.memo[argument])
         elif name == "EMPTY_DICT":
             stack.append({})

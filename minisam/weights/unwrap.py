@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .unpickle import Tensor, UnpickleError, shown
+from ..errors import shown
+from .unpickle import Tensor, UnpickleError
 
 # A tensor that every SAM has, as Meta and as Hugging Face name it.
 ANCHORS = (
