@@ -21,6 +21,7 @@ from .published import PUBLISHED
 from .reader import is_finite
 from .sources import Weights, open_weights
 
+KNOWN_KIND = "vit_b"
 PHOTO_SIZE = (1764, 2646)  # rows, columns
 PHOTO_URL = "https://huggingface.co/ybelkada/segment-anything/resolve/main/assets/car.png"
 SCORE_TOLERANCE = 1e-3
@@ -146,8 +147,10 @@ def _origin(sha256: str | None) -> Check:
 
 def _numbers(path: Path, config: SamConfig, photo: Path | None) -> Iterator[Check]:
     """Compare scores and logits with the published ones."""
-    if config.kind != "vit_b":
-        yield Check(None, f"published numbers: there are some for vit_b, this is {config.kind}")
+    if config.kind != KNOWN_KIND:
+        yield Check(
+            None, f"published numbers: there are some for {KNOWN_KIND}, this is {config.kind}"
+        )
         return
     if photo is None:
         yield Check(None, f"published numbers: give the photo car.png too, from {PHOTO_URL}")

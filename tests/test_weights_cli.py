@@ -1,0 +1,217 @@
+"""python -m minisam.weights: what a user types and reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from minisam.config import expected_shapes, official_config
+from minisam.weights.__main__ import main
+from minisam.weights.meaning import MEANING, family
+from minisam.weights.show import differences
+from minisam.weights.verify import KNOWN, PHOTO_SIZE
+
+from .recipe import TINY, recipe_tensors
+from .test_fetch import Server, body, item, server  # noqa: F401  (fixtures)
+from .torch_files import torch_file
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    path = tmp_path / "sam.pth"
+    path.write_bytes(torch_file({"model": recipe_tensors(TINY, 7)}))
+    return path
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    status = main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_help_needs_no_numba() -> None:
+    code = (
+        "import sys; from minisam.weights.__main__ import parser; parser().format_help(); "
+        "print(sorted({'numba', 'PIL', 'llvmlite', 'safetensors.torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    done = subprocess.run(
+        [sys.executable, "-m", "minisam.weights", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert all(word in done.stdout for word in ("list", "fetch", "convert", "show", "verify"))
+
+
+def test_list_names_what_is_here(capsys, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("MINISAM_CACHE", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "vit_l.safetensors").write_bytes(b"x")
+    status, out, _ = run(capsys, "list")
+    lines = out.splitlines()
+    assert status == 0 and [line.split()[0] for line in lines] == ["vit_b", "vit_l", "vit_h"]
+    assert "375 MB" in lines[0] and lines[0].endswith("not on this machine")
+    assert lines[1].endswith("vit_l.safetensors")
+
+
+def test_fetch_then_use(capsys, item, server) -> None:  # noqa: F811
+    status, out, _ = run(capsys, "fetch", "vit_b", "--url", server.url)
+    assert status == 0 and str(item.path) in out and "--model vit_b" in out
+    status, out, _ = run(capsys, "fetch", "vit_b")
+    assert status == 0 and "is there already" in out
+    assert run(capsys, "show", "vit_b")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["fetch", "vit_x"],
+            "no published checkpoint 'vit_x'; expected one of vit_b, vit_l, vit_h",
+        ),
+        (["fetch", "vit_h", "--url", "nowhere"], "nowhere is no web address"),
+        (["show", "none.safetensors"], "no such weights: none.safetensors"),
+        (["verify", "vit_h"], "python -m minisam.weights fetch vit_h"),
+        (["convert", "none.pth"], "no such weights: none.pth"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    capsys, monkeypatch, tmp_path, arguments, message
+) -> None:
+    monkeypatch.setenv("MINISAM_CACHE", str(tmp_path))
+    status, out, err = run(capsys, *arguments)
+    assert status == 2 and out == "" and message in err
+    assert err.startswith("minisam: error: ") and err.count("\n") == 1
+
+
+def test_convert_writes_and_says_what(capsys, checkpoint, tmp_path) -> None:
+    target = tmp_path / "half.safetensors"
+    status, out, _ = run(capsys, "convert", checkpoint, "-o", target, "--dtype", "float16")
+    assert status == 0 and out.startswith(f"{target}  ")
+    assert {x.dtype for x in load_file(target).values()} == {np.dtype(np.float16)}
+    status, _, err = run(capsys, "convert", checkpoint, "-o", target)
+    assert status == 2 and "exists" in err
+    assert run(capsys, "convert", checkpoint, "-o", target, "--force")[0] == 0
+
+
+def test_convert_of_an_index_asks_for_a_name(capsys, tmp_path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    status, _, err = run(capsys, "convert", tmp_path)
+    assert status == 2 and "say with -o what to write" in err
+
+
+def test_show_has_kind_sizes_origin_and_a_tree_that_adds_up(capsys, checkpoint) -> None:
+    status, out, _ = run(capsys, "show", checkpoint)
+    assert status == 0
+    total = sum(int(np.prod(shape)) for shape in expected_shapes(TINY).values())
+    assert "sam.pth: custom, PyTorch checkpoint with Meta's names" in out
+    assert f"F32, 202 tensors, {total:,} numbers" in out
+    assert "4 blocks of width 96, 3 heads of 32, MLP 384; windows of 6, global blocks 1,3" in out
+    assert "differs from vit_b" in out and "width 96, not 768" in out
+    parts = re.findall(r"^[├└]─ (\w+) +([\d,]+)", out, re.MULTILINE)
+    assert [name for name, _ in parts] == ["image_encoder", "prompt_encoder", "mask_decoder"]
+    assert sum(int(n.replace(",", "")) for _, n in parts) == total
+    leaves = re.findall(r"([\d,]+)  \S.*$", out.split("\n\n", 1)[1], re.MULTILINE)
+    assert sum(int(n.replace(",", "")) for n in leaves) == total
+
+
+def test_show_notes_the_metadata_without_its_control_characters(capsys, tmp_path) -> None:
+    path = tmp_path / "noted.safetensors"
+    save_file(recipe_tensors(TINY, 7), path, metadata={"note": "by me\x1b[2J\nsecond line"})
+    _, out, _ = run(capsys, "show", path)
+    assert r"note      by me\x1b[2J\nsecond line" in out
+
+
+def test_official_shapes_do_not_differ() -> None:
+    for kind in ("vit_b", "vit_l", "vit_h"):
+        assert differences(official_config(kind)) == (kind, [])
+
+
+def test_the_table_explains_every_tensor_once(capsys, checkpoint) -> None:
+    names = expected_shapes(official_config("vit_h"))
+    families = {family(name) for name in names}
+    assert all(meaning for _, meaning in families)
+    assert {pattern for pattern, _ in families} == {pattern for pattern, _ in MEANING}
+    status, out, _ = run(capsys, "show", checkpoint, "--markdown")
+    rows = out.splitlines()[2:]
+    assert status == 0 and len(rows) == len(MEANING)
+    total = sum(int(np.prod(shape)) for shape in expected_shapes(TINY).values())
+    assert sum(int(row.split("|")[4].replace(",", "")) for row in rows) == total
+    assert all(row.count("|") == 6 and row.split("|")[5].strip() for row in rows)
+
+
+def test_verify_a_good_file_and_say_what_was_skipped(capsys, checkpoint) -> None:
+    status, out, _ = run(capsys, "verify", checkpoint)
+    assert status == 0
+    assert "ok       complete: 202 of 202 tensors" in out and "ok       finite: every number" in out
+    assert "skipped  published numbers: there are some for vit_b, this is custom" in out
+
+
+def test_verify_finds_what_is_not_finite_or_not_plausible(capsys, tmp_path) -> None:
+    tensors = recipe_tensors(TINY, 7)
+    tensors["image_encoder.pos_embed"][0, 1, 2, 3] = np.nan
+    tensors["mask_decoder.iou_token.weight"][:] = 0
+    tensors["image_encoder.neck.0.weight"] *= 1e6
+    tensors["image_encoder.neck.1.bias"][:] = 0  # as after initialisation: legal
+    save_file(tensors, tmp_path / "bad.safetensors")
+    status, out, _ = run(capsys, "verify", tmp_path / "bad.safetensors")
+    assert status == 1
+    assert "FAILED   finite: image_encoder.pos_embed\n" in out
+    assert re.search(r"FAILED   plausible: image_encoder.neck.0.weight \(root.*iou_token", out)
+    assert "neck.1.bias" not in out
+
+
+def test_verify_knows_where_a_file_came_from(capsys, item, server) -> None:  # noqa: F811
+    run(capsys, "fetch", "vit_b", "--url", server.url)
+    _, out, _ = run(capsys, "verify", item.path)
+    assert "ok       origin: converted from Meta's sam_small.pth" in out
+
+
+def test_the_published_numbers_are_complete_prompts() -> None:
+    assert len(KNOWN) == 9
+    assert sum(score is not None for known in KNOWN for score in known.scores) == 21
+    rows, cols = PHOTO_SIZE
+    for known in KNOWN:
+        assert known.points or known.box
+        assert len(known.points) == len(known.labels) and known.logits in ((), known.logits[:3])
+        assert all(0 <= x < cols and 0 <= y < rows for x, y in known.points)
+    assert str(KNOWN[0]) == "point 820,1080" and str(KNOWN[8]) == (
+        "neg 820,1080 box 620,900,1000,1255"
+    )
+
+
+def test_the_published_numbers_are_compared(capsys, tmp_path, monkeypatch) -> None:
+    """With a stand-in for ViT-B: every prompt is run, and every number is printed and wrong."""
+    from PIL import Image
+
+    from minisam.weights import verify
+
+    save_file(recipe_tensors(TINY, 7), tmp_path / "x.safetensors")
+    Image.new("RGB", (40, 30)).save(tmp_path / "small.png")
+    Image.new("RGB", PHOTO_SIZE[::-1], "grey").save(tmp_path / "car.png")
+    monkeypatch.setattr(verify, "KNOWN_KIND", "custom")
+    status, _, err = run(capsys, "verify", tmp_path / "x.safetensors", tmp_path / "small.png")
+    assert status == 2 and "small.png has 40x30 pixels; the photo with published" in err
+    status, out, _ = run(capsys, "verify", tmp_path / "x.safetensors", tmp_path / "car.png")
+    assert status == 1
+    lines = [line for line in out.splitlines() if " scores " in line or " logits " in line]
+    assert len(lines) == 11 and all(line.startswith("FAILED   ") for line in lines)
+    assert sum(len(re.findall(r"-?\d+\.\d{4} \([+-]\d+\.\d{4}\)", line)) for line in lines) == 27
+    status, out, _ = run(capsys, "verify", tmp_path / "x.safetensors")
+    assert "skipped  published numbers: give the photo car.png too" in out
+
+
+@pytest.mark.skipif(
+    "MINISAM_VIT_B" not in os.environ or "MINISAM_CAR" not in os.environ,
+    reason="needs Meta's ViT-B (MINISAM_VIT_B) and Hugging Face's car.png (MINISAM_CAR)",
+)
+def test_the_published_numbers_of_vit_b(capsys) -> None:
+    status, out, _ = run(capsys, "verify", os.environ["MINISAM_VIT_B"], os.environ["MINISAM_CAR"])
+    assert status == 0, out
