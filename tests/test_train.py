@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from functools import partial
-from unittest.mock import MagicMock
-
 import numpy as np
 import pytest
 
@@ -32,24 +28,12 @@ def tiny_sam(config: Config = TINY, seed: int = 0) -> Sam:
 
 
 def metas_sam(config: Config):
-    pytest.importorskip("segment_anything", reason="needs the `reference` extra: Meta's own code")
-    for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
-        sys.modules.setdefault(name, MagicMock())
-    from segment_anything import modeling as m
+    build = pytest.importorskip("tests.reference.make_goldens",
+                                reason="needs the `reference` extra: Meta's own code").build
 
-    return m.Sam(
-        m.ImageEncoderViT(
-            depth=config.depth, embed_dim=config.dim, img_size=config.side,
-            mlp_ratio=config.mlp / config.dim, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-            num_heads=config.heads, patch_size=16, qkv_bias=True, use_rel_pos=True,
-            out_chans=config.c, global_attn_indexes=config.global_blocks,
-            window_size=config.window),
-        m.PromptEncoder(embed_dim=config.c, image_embedding_size=(config.grid,) * 2,
-                        input_image_size=(config.side,) * 2, mask_in_chans=16),
-        m.MaskDecoder(num_multimask_outputs=3, transformer_dim=config.c, iou_head_depth=3,
-                      iou_head_hidden_dim=256, transformer=m.TwoWayTransformer(
-                          depth=2, embedding_dim=config.c, mlp_dim=2048, num_heads=8)),
-    ).eval()  # fmt: skip
+    return build(dict(img_size=config.side, embed_dim=config.dim, depth=config.depth,
+                      num_heads=config.heads, window_size=config.window,
+                      global_attn_indexes=config.global_blocks, mlp_dim=config.mlp))  # fmt: skip
 
 
 @torch.no_grad()
