@@ -7,7 +7,7 @@ import inspect
 import numpy as np
 import pytest
 
-from minisam import image_encoder, kernels, layers
+from minisam import image_encoder, kernels, layers, mask_decoder, postprocess, two_way
 from minisam.dispatch import HOT
 
 Array = np.ndarray
@@ -45,6 +45,13 @@ def check(name: str, *args: object, tolerance: float = 2e-5, **kwargs: object) -
     assert np.isfinite(plain).all()
     difference = np.abs(plain - fast).max() / max(1, np.abs(plain).max())
     assert difference < tolerance
+
+
+def test_all_hot_functions_are_known_here() -> None:
+    modules = (image_encoder, layers, mask_decoder, postprocess, two_way)
+    marked = {f.plain for m in modules for f in vars(m).values() if hasattr(f, "plain")}
+    assert marked == set(HOT.values())
+    assert set(kernels.__all__) == set(HOT)
 
 
 @pytest.mark.parametrize("name", sorted(HOT))

@@ -33,7 +33,7 @@ def kernel(function: Callable[..., None] | None = None, *, fastmath: Any = FASTM
     """
     if function is None:
         return functools.partial(kernel, fastmath=fastmath)
-    compiled = numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+    compiled: Any = numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
     if hasattr(compiled, "py_func"):  # not under NUMBA_DISABLE_JIT
         compiled._cache = _cache_for(function)
     return compiled
@@ -41,14 +41,15 @@ def kernel(function: Callable[..., None] | None = None, *, fastmath: Any = FASTM
 
 def _cache_for(function: Callable[..., None]) -> Any:
     """Numba's cache for a function: where NUMBA_CACHE_DIR says, else among minisam's own caches."""
-    chosen = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = chosen or str(cache_dir() / "kernels" / _version())
+    settings: Any = numba.config
+    chosen = settings.CACHE_DIR
+    settings.CACHE_DIR = chosen or str(cache_dir() / "kernels" / _version())
     try:
         return _Cache(function)
     except RuntimeError:  # no folder can be written: compile in every run
         return _NoCache()
     finally:
-        numba.config.CACHE_DIR = chosen
+        settings.CACHE_DIR = chosen
 
 
 @functools.cache

@@ -169,7 +169,8 @@ def cut(grid: tuple[int, int], win: int) -> tuple[list[Window], Array]:
         for left in range(0, w, wide):
             part = place[top : top + high, left : left + wide]
             part[:] = start + np.arange(part.size).reshape(part.shape)
-            windows.append(Window(start, start + part.size, *part.shape, high, wide))
+            rows, cols = part.shape
+            windows.append(Window(start, start + part.size, rows, cols, high, wide))
             start += part.size
     return windows, place.ravel()
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from .. import threads
 from ..layers import neighbours
+from .compiled import kernel
 
 Array = np.ndarray
 Size = tuple[int, int]
@@ -78,7 +78,7 @@ def _taps(low: int, frame: int, inner: int, photo: int) -> tuple[Array, Array]:
     return np.stack(taps, 1).astype(np.int32), np.stack(weights, 1)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def widen(x: Any, taps: Any, weights: Any, out: Any) -> None:
     """Mix columns: x (h, w), taps and weights (columns, 4) -> out (h, columns)."""
     for y in range(x.shape[0]):
@@ -92,7 +92,7 @@ def widen(x: Any, taps: Any, weights: Any, out: Any) -> None:
             )
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def mix_rows(x: Any, taps: Any, weights: Any, out: Any) -> None:
     """Mix rows: x (h, columns), taps and weights (rows, 4) -> out (rows, columns)."""
     for i in range(taps.shape[0]):
@@ -102,7 +102,7 @@ def mix_rows(x: Any, taps: Any, weights: Any, out: Any) -> None:
             out[i, j] = wa * a[j] + wb * b[j] + wc * c[j] + wd * d[j]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def cut_rows(x: Any, taps: Any, weights: Any, threshold: Any, out: Any) -> None:
     """`mix_rows`, but out (rows, columns) bool tells where the value is above the threshold."""
     for i in range(taps.shape[0]):

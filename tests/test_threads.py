@@ -1,0 +1,213 @@
+"""One pool, BLAS limited only while it works, from any number of threads and processes."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from minisam import threads
+from minisam.dispatch import HOT
+from minisam.errors import MinisamError
+
+from .test_kernels_encoder import block_weights, draw
+
+
+def blas_threads() -> list[int]:
+    return [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+
+
+def test_every_item_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count in ("1", "2", "7"):
+        monkeypatch.setenv("MINISAM_THREADS", count)
+        done: list[int] = []
+        threads.parallel(done.append, range(50))
+        assert sorted(done) == list(range(50))
+    threads.parallel(done.append, [])
+
+
+def test_blas_is_limited_inside_and_as_before_after() -> None:
+    inside: list[int] = []
+    with threadpool_limits(2, "blas"):
+        before = blas_threads()
+        assert set(before) == {2}, "this test needs a BLAS whose threads can be counted"
+        threads.parallel(lambda _: inside.extend(blas_threads()), range(4))
+        assert set(inside) == {1}
+        assert blas_threads() == before
+        with threads.one_blas_thread():
+            with threads.one_blas_thread():
+                pass
+            assert set(blas_threads()) == {1}
+        assert blas_threads() == before
+
+
+@pytest.mark.parametrize("count", ["1", "3"])
+def test_an_error_reaches_the_caller_and_stops_the_rest(
+    count: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINISAM_THREADS", count)
+    begun: list[int] = []
+
+    def task(i: int) -> None:
+        begun.append(i)
+        if i == 3:
+            raise KeyError("third")
+
+    with threadpool_limits(2, "blas"):
+        before = blas_threads()
+        with pytest.raises(KeyError, match="third"):
+            threads.parallel(task, range(10_000))
+        assert blas_threads() == before
+    assert len(begun) < 10_000
+    threads.parallel(begun.append, range(5))  # the pool still works
+
+
+def test_a_task_may_call_parallel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINISAM_THREADS", "2")
+    done: list[int] = []
+    threads.parallel(lambda _: threads.parallel(done.append, range(10)), range(10))
+    assert sorted(done) == sorted(list(range(10)) * 10)
+
+
+def test_eight_callers_at_once() -> None:
+    p = block_weights(40, 2, 16, 70, (5, 5))
+    inputs = [draw(i, 12, 13, 40) for i in range(8)]
+    from minisam import kernels
+
+    expected = [HOT["block"](x, p, heads=2, win=5) for x in inputs]
+    start = threading.Barrier(8)
+
+    def call(x: np.ndarray) -> list[np.ndarray]:
+        start.wait()
+        return [kernels.block(x, p, heads=2, win=5) for _ in range(10)]
+
+    with threadpool_limits(2, "blas"):
+        before = blas_threads()
+        with ThreadPoolExecutor(8) as callers:
+            results = list(callers.map(call, inputs))
+        assert blas_threads() == before
+    for several, wanted in zip(results, expected, strict=True):
+        for result in several:
+            np.testing.assert_allclose(result, wanted, atol=1e-4)
+
+
+def _in_child(results: multiprocessing.SimpleQueue) -> None:
+    from minisam import kernels
+
+    y = kernels.mlp(np.ones((2000, 8), np.float32), **_LAYERS)
+    results.put((float(y.sum()), blas_threads()))
+
+
+_LAYERS = {
+    "lin1": {"weight": draw(1, 9, 8), "bias": draw(2, 9)},
+    "lin2": {"weight": draw(3, 5, 9), "bias": draw(4, 5)},
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # forking with threads: the point here
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_other_processes(method: str) -> None:
+    from minisam import kernels
+
+    expected = float(kernels.mlp(np.ones((2000, 8), np.float32), **_LAYERS).sum())
+    context = multiprocessing.get_context(method)
+    results = context.SimpleQueue()
+    with threadpool_limits(2, "blas"), threads.one_blas_thread():  # forked in the midst of work
+        child = context.Process(target=_in_child, args=(results,))
+        child.start()
+    child.join(120)
+    assert child.exitcode == 0
+    total, limits = results.get()
+    assert math.isclose(total, expected, rel_tol=1e-5)
+    if method == "fork":
+        assert set(limits) == {2}, "the child kept the limit of work that it does not do"
+
+
+# ---------------------------------------------------------------------- how many
+
+
+def test_thread_count_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINISAM_THREADS", "5")
+    assert threads.thread_count() == 5
+    monkeypatch.setenv("MINISAM_THREADS", " ")
+    assert threads.thread_count() == threads.physical_cores()
+    for wrong in ("0", "-1", "two", "1.5"):
+        monkeypatch.setenv("MINISAM_THREADS", wrong)
+        with pytest.raises(MinisamError, match="MINISAM_THREADS"):
+            threads.thread_count()
+
+
+@pytest.fixture
+def uncached_cores() -> object:
+    threads.physical_cores.cache_clear()
+    yield
+    threads.physical_cores.cache_clear()
+
+
+def test_two_hyper_threads_count_as_one_core(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uncached_cores: object
+) -> None:
+    for cpu in range(8):
+        folder = tmp_path / f"cpu{cpu}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "physical_package_id").write_text("0\n")
+        (folder / "core_id").write_text(f"{cpu % 4}\n")
+    monkeypatch.setattr(threads, "CPUS", tmp_path)
+    monkeypatch.setattr(threads, "_quota", lambda: math.inf)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert threads.physical_cores() == 4
+    threads.physical_cores.cache_clear()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 6}, raising=False)
+    assert threads.physical_cores() == 2
+
+
+@pytest.mark.parametrize("files, cores", [
+    ({"cpu.max": "150000 100000\n"}, 2),
+    ({"cpu.max": "max 100000\n"}, 8),
+    ({"cpu.cfs_quota_us": "300000\n", "cpu.cfs_period_us": "100000\n"}, 3),
+    ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, 8),
+    ({"cpu.max": "10000 100000\n"}, 1),
+    ({}, 8),
+])  # fmt: skip
+def test_a_containers_quota(
+    files: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    uncached_cores: object,
+) -> None:  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(threads, "_cgroup_folders", lambda: [tmp_path])
+    monkeypatch.setattr(threads, "CPUS", tmp_path / "none")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert threads.physical_cores() == cores
+
+
+# ---------------------------------------------------------------------- blocks and workspaces
+
+
+@pytest.mark.parametrize("count, most", [(4096, 512), (1, 512), (4095, 500), (17, 3), (0, 4)])
+def test_blocks_cover_every_row_once(
+    count: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in ("1", "2", "3", "64"):
+        monkeypatch.setenv("MINISAM_THREADS", n)
+        blocks = threads.blocks(count, most)
+        assert [i for b in blocks for i in range(b.start, b.stop)] == list(range(count))
+        assert all(0 < b.stop - b.start <= most for b in blocks)
+
+
+def test_a_workspace_is_reused_by_its_thread_only() -> None:
+    first = threads.workspace("test", 10, 20)
+    assert first.shape == (10, 20)
+    assert first.dtype == np.float32
+    assert np.shares_memory(first, threads.workspace("test", 7, 5))
+    assert not np.shares_memory(first, threads.workspace("other", 7, 5))
+    with ThreadPoolExecutor(1) as other:
+        assert not np.shares_memory(first, other.submit(threads.workspace, "test", 7, 5).result())
