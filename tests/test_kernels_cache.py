@@ -90,7 +90,7 @@ def test_a_cache_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_numbas_own_settings_are_left_alone(tmp_path: Path) -> None:
     untouched = os.environ.get("NUMBA_CACHE_DIR", "")
-    assert numba.config.CACHE_DIR == untouched
+    assert untouched == numba.config.CACHE_DIR
     call(tmp_path / "ours", NUMBA_CACHE_DIR=str(tmp_path / "users"))
     assert kept(tmp_path / "users")
     assert not kept(tmp_path / "ours")
