@@ -15,6 +15,7 @@ from .rle import (
     encode_rle,
     rle_area,
     rle_bbox,
+    run_lengths,
     uncompress_rle,
 )
 
@@ -34,5 +35,6 @@ __all__ = [
     "polygons",
     "rle_area",
     "rle_bbox",
+    "run_lengths",
     "uncompress_rle",
 ]

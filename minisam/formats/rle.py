@@ -36,12 +36,30 @@ def encode_rle(mask: np.ndarray) -> RLE:
         ``{"size": [H, W], "counts": [int, ...]}``; `counts` starts with background, perhaps 0 long.
     """
     mask = _as_mask(mask)
-    flat = mask.T.ravel()  # column-major
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff(changes, prepend=0, append=flat.size).tolist()
-    if flat.size and flat[0]:
-        counts.insert(0, 0)
-    return {"size": list(mask.shape), "counts": counts}
+    return {"size": list(mask.shape), "counts": run_lengths(mask).tolist()}
+
+
+def run_lengths(mask: np.ndarray) -> np.ndarray:
+    """The counts of `encode_rle` as an array: a quarter of the list's memory.
+
+    Parameters
+    ----------
+    mask : (H, W) bool
+
+    Returns
+    -------
+    (n,) int64
+    """
+    h, w = mask.shape
+    if mask.size == 0:
+        return np.zeros(1, np.int64)
+    # Where the colour changes: down a column, and from the foot of a column to the head of the
+    # next. Comparing whole rows and sorting the few changes beats turning the mask on its side.
+    y, x = np.divmod(np.flatnonzero(mask[1:] != mask[:-1]), w)
+    wraps = np.flatnonzero(mask[0, 1:] != mask[-1, :-1])
+    first = np.zeros(1 if mask[0, 0] else 0, np.int64)  # a background run of no length
+    changes = np.sort(np.concatenate([x * h + y + 1, (wraps + 1) * h, first]))
+    return np.diff(changes, prepend=0, append=h * w)
 
 
 def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
