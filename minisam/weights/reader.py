@@ -123,7 +123,7 @@ def encode(x: np.ndarray, tag: str, name: str) -> np.ndarray:
         raise MinisamError(f"tensor {name} holds numbers that are not finite (NaN or infinity)")
     with np.errstate(over="ignore"):
         if tag == "BF16":
-            bits = x.astype(np.float32).view(np.uint32).astype(np.uint64)
+            bits = x.astype(np.float32).view(np.uint32)
             out = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
             fits = not np.any((out & 0x7F80) == 0x7F80)
         else:

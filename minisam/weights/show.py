@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import OFFICIAL, SamConfig, expected_shapes, official_config
+from ..config import OFFICIAL, SamConfig, Shape, expected_shapes, official_config
 from . import check_shapes
 from .meaning import family
 from .reader import Stored
@@ -37,7 +37,37 @@ def show_markdown(path: Path) -> str:
         As `show`.
     """
     with open_weights(path) as weights:
-        return "\n".join(_table(_in_order(weights, _config(weights, path))))
+        tensors = _in_order(weights, _config(weights, path))
+        return tensor_table({name: tensor.shape for name, tensor in tensors.items()})
+
+
+def tensor_table(shapes: Mapping[str, Shape]) -> str:
+    """Make the Markdown table from shapes alone, as of `minisam.config.expected_shapes`.
+
+    Parameters
+    ----------
+    shapes : mapping of Meta's tensor name to shape
+
+    Returns
+    -------
+    str
+        One row for each family of tensors, in the order of `shapes`.
+    """
+    rows: dict[tuple[str, str], dict[str, list[Shape]]] = {}
+    for name, shape in shapes.items():
+        leaf = name.rsplit(".", 1)[-1]
+        leaf = leaf if leaf in ("weight", "bias") else ""
+        rows.setdefault(family(name), {}).setdefault(leaf, []).append(shape)
+    lines = ["| tensor | shape | how many | numbers | what it is |", "|---|---|--:|--:|---|"]
+    for (pattern, meaning), leaves in rows.items():
+        words = ", ".join(
+            f"{leaf} {' or '.join(dict.fromkeys(map(_by, alike)))}".strip()
+            for leaf, alike in leaves.items()
+        )
+        many = max(map(len, leaves.values()))
+        numbers = sum(math.prod(shape) for alike in leaves.values() for shape in alike)
+        lines.append(f"| `{pattern}` | {words} | {many} | {numbers:,} | {meaning} |")
+    return "\n".join(lines)
 
 
 def differences(config: SamConfig) -> tuple[str, list[str]]:
@@ -174,23 +204,6 @@ def _merged(tensors: Mapping[str, Stored]) -> Iterator[tuple[list[str], dict[str
         ):
             leaves = modules[members[0]]
             yield path, {leaf: [modules[name][leaf] for name in members] for leaf in leaves}
-
-
-def _table(tensors: Mapping[str, Stored]) -> Iterator[str]:
-    rows: dict[tuple[str, str], dict[str, list[Stored]]] = {}
-    for name, tensor in tensors.items():
-        leaf = name.rsplit(".", 1)[-1]
-        leaf = leaf if leaf in ("weight", "bias") else ""
-        rows.setdefault(family(name), {}).setdefault(leaf, []).append(tensor)
-    yield "| tensor | shape | how many | numbers | what it is |"
-    yield "|---|---|--:|--:|---|"
-    for (pattern, meaning), leaves in rows.items():
-        shapes = ", ".join(
-            f"{leaf} {' or '.join(dict.fromkeys(_by(x.shape) for x in alike))}".strip()
-            for leaf, alike in leaves.items()
-        )
-        many = max(len(alike) for alike in leaves.values())
-        yield f"| `{pattern}` | {shapes} | {many} | {_numbers(leaves):,} | {meaning} |"
 
 
 def _numbers(level: Any) -> int:
