@@ -12,9 +12,10 @@ Three kinds of Python fence, and no other, so that nothing a reader sees goes un
     The source of a function, class, method or constant, letter for letter; with ``nodoc`` behind
     it, without docstrings. Several symbols are joined by commas.
 
-Code runs the plain NumPy functions (``MINISAM_PLAIN=1``), which are what the chapters explain; a
-fence marked ``kernels`` runs the Numba twins. ``text output varies`` is for timings: its words are
-compared, its numbers are not.
+Code runs the plain NumPy functions (``MINISAM_PLAIN=1``), which are what the chapters explain, on
+one BLAS thread: the arrays are small, and on a busy machine more threads wait for one another. A
+fence marked ``kernels`` runs the Numba twins with the threads they choose. ``text output varies``
+is for timings: its words are compared, its numbers are not.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from threadpoolctl import threadpool_limits
 
 from minisam.dispatch import plain
 
@@ -246,8 +249,10 @@ def _execute(fence: Fence, namespace: dict[str, Any], where: str) -> str:
     tree = ast.parse(fence.body, name)
     ast.increment_lineno(tree, fence.line - 1)  # tracebacks show the chapter's own lines
     printed = io.StringIO()
+    fast = "kernels" in fence.words
+    threads = contextlib.nullcontext() if fast else threadpool_limits(1, "blas")
     try:
-        with contextlib.redirect_stdout(printed), plain("kernels" not in fence.words):
+        with contextlib.redirect_stdout(printed), plain(not fast), threads:
             exec(compile(tree, name, "exec"), namespace)
     except Exception as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == name]

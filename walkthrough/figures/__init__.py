@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from minisam.dispatch import plain
 from minisam.files import write_atomic
@@ -46,7 +47,7 @@ def registry() -> dict[str, Generator]:
 
 def draw(name: str) -> Path:
     """Draw one figure and save it."""
-    with plain():
+    with plain(), threadpool_limits(1, "blas"):
         image = registry()[name]().convert("RGB")
     path = FOLDER / f"{name}.png"
     with write_atomic(path) as temporary:

@@ -43,9 +43,7 @@ def four_masks() -> Image.Image:
     one, one_score, _ = predictor.predict(**click, multimask_output=False)
     three, scores, _ = predictor.predict(**click)
     panels = [panel(shown("coffee", 176), "the click")]
-    for i, (mask, score) in enumerate(
-        zip([*one, *three], [*one_score, *scores], strict=True)
-    ):
+    for i, (mask, score) in enumerate(zip([*one, *three], [*one_score, *scores], strict=True)):
         panels.append(panel(shown("coffee", 176, mask), f"mask {i}", f"score {score:.2f}"))
     return sheet(row(panels, gap=8))
 

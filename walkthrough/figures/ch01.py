@@ -51,7 +51,7 @@ def antialias() -> Image.Image:
         return part.resize((400, 300), Image.Resampling.NEAREST)
 
     return sheet(row([
-        panel(zoom(skipped), "between neighbours", "thin bars break up: pixels between are skipped"),
+        panel(zoom(skipped), "between neighbours", "thin bars break up: pixels are skipped"),
         panel(zoom(smooth), "Pillow's filter", "every pixel of the photo counts"),
     ]))  # fmt: skip
 

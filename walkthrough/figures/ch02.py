@@ -29,8 +29,9 @@ def by_hand() -> Image.Image:
     tokens = number_grid([["(1, 0)", "(2, 8)"], ["(1, 0)", "(3, 0)"]], cell=76, size=16)
     sign = blank(30, 190)
     write(sign, (15, 95), "->", 20, anchor="mm")
-    return sheet(row([panel(number_grid(picture, fill=shade), "image, 4 x 4"), sign, kernels, sign,
-                      panel(tokens, "tokens, 2 x 2, each 2 wide")], gap=22, align="middle"))  # fmt: skip
+    image = panel(number_grid(picture, fill=shade), "image, 4 x 4")
+    result = panel(tokens, "tokens, 2 x 2, each 2 wide")
+    return sheet(row([image, sign, kernels, sign, result], gap=22, align="middle"))
 
 
 @figure("02-kernels")

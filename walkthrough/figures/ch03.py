@@ -42,7 +42,7 @@ def global_blocks() -> list[int]:
 @figure("03-heads")
 def heads() -> Image.Image:
     token = nano.token_at("chelsea", EYE)
-    h, w = nano.sam().config.grid
+    w = nano.sam().config.grid[1]
     picture = photo(nano.photo("chelsea"), 190)
     mark(picture, (EYE[0] * 190 / 451, EYE[1] * 190 / 451), radius=5)
     rows = []

@@ -5,15 +5,21 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from minisam.image_encoder import absolute_position, block, patch_embed, relative_bias
-from minisam.image_encoder import relative_table, window_partition, window_unpartition
+from minisam.image_encoder import (
+    absolute_position,
+    block,
+    patch_embed,
+    relative_bias,
+    relative_table,
+    window_partition,
+    window_unpartition,
+)
 from minisam.layers import layer_norm, linear, softmax
 from minisam.preprocess import preprocess
 
 from . import figure, nano
 from .ch01 import colours_of
-from .drawing import BLACK, box, colours, heat_map, number_grid, panel, photo
-from .drawing import row, sheet
+from .drawing import BLACK, box, colours, heat_map, number_grid, panel, photo, row, sheet
 
 EYE = (173, 110)  # of the cat, in pixels of the photo
 TINTS = np.array([(214, 230, 244), (252, 224, 200), (214, 240, 222), (245, 215, 215),
@@ -31,9 +37,9 @@ def partition() -> Image.Image:
     for i, window in enumerate(windows[..., 0]):
         tint = np.where((window == 0)[..., None], np.uint8(120), TINTS[i]).astype(np.uint8)
         parts.append(panel(number_grid(window, cell=34, fill=tint), f"window {i}"))
-    return sheet(row([panel(number_grid(numbers, cell=34), "grid, 3 x 5"),
-                      panel(number_grid(padded, cell=34, fill=fill), "padded, 4 x 6")]
-                     + parts, gap=14))  # fmt: skip
+    grid = panel(number_grid(numbers, cell=34), "grid, 3 x 5")
+    full = panel(number_grid(padded, cell=34, fill=fill), "padded, 4 x 6")
+    return sheet(row([grid, full, *parts], gap=14))
 
 
 @figure("04-ghost-count")
@@ -121,6 +127,4 @@ def spread() -> Image.Image:
         kind = f"windows of {win}" if win else "global"
         image = heat_map(change, 200, low=-4, high=0, bar=b == stop - 1, form="1e{:.0f}")
         panels.append(panel(image, f"after block {b} ({kind})"))
-    return sheet(row(panels[: 5]))
-
-
+    return sheet(row(panels[:5]))
