@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,12 @@ class _NoCache(numba.core.caching.NullCache):
         _announce(" (no folder to keep them in: set MINISAM_CACHE to one that can be written)")
 
 
-@functools.cache
+_announced = threading.Lock()  # held from the first announcement on: two threads may need one
+
+
 def _announce(why: str = "") -> None:
-    print(f"minisam: compiling kernels, once: about 10 s{why}", file=sys.stderr, flush=True)
+    if _announced.acquire(blocking=False):
+        print(f"minisam: compiling kernels, once: about 10 s{why}", file=sys.stderr, flush=True)
 
 
 def vector(x: np.ndarray) -> np.ndarray:
