@@ -32,7 +32,7 @@ from .elementwise import add_rows, gelu_rows, norm_rows, rows_of
 
 Array = np.ndarray
 
-ROWS = 512  # tokens of one task: fewer, and BLAS repacks the weights too often
+ROWS = 1024  # tokens of one task: with fewer, BLAS repacks the weights more often
 SCORES = 128 * 4096  # of one task: 2 MB, which is 128 queries and 4096 keys of global attention
 LOWEST = np.float32(-3e38)
 EPS = np.float32(1e-6)
