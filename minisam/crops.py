@@ -72,7 +72,8 @@ def crop_boxes(photo: Size, layers: int, overlap_ratio: float) -> list[tuple[Box
         width, height = (math.ceil((overlap * (n - 1) + side) / n) for side in (cols, rows))
         for i, j in itertools.product(range(n), range(n)):
             x, y = (width - overlap) * i, (height - overlap) * j
-            found.append(((x, y, min(x + width, cols), min(y + height, rows)), layer))
+            if x < cols and y < rows:  # rounding up leaves nothing for the last ones of tiny photos
+                found.append(((x, y, min(x + width, cols), min(y + height, rows)), layer))
     return found
 
 
