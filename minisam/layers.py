@@ -25,6 +25,7 @@ ERF_Q = (
 )  # fmt: skip
 
 
+@hot
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Multiply the last axis by a matrix and add a bias.
 

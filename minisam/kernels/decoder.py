@@ -15,7 +15,6 @@ the next attention, is done for a tile of image tokens while it is in the cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,62 +33,61 @@ TILE = 256  # image tokens of one task: its arrays, of 256 kB each for C = 256, 
 def two_way_transformer(image: Array, image_position: Array, tokens: Array, p: dict, *,
                         heads: int, first: FirstLook | None = None,
                         ) -> tuple[Array, Array]:  # fmt: skip
-    """Twin of `minisam.two_way.two_way_transformer`."""
-    first = first or first_look(image, image_position, p, heads=heads)
-    image = np.ascontiguousarray(image)
-    image_position = np.ascontiguousarray(image_position)
-    prompts, (_, n, c) = len(tokens), image.shape
-    answers = np.empty_like(tokens)
-    images = np.empty((prompts, n, c), np.float32)
-    each = threads.parallel if prompts == 1 else _one_by_one
+    """Twin of `minisam.two_way.two_way_transformer`.
 
-    def run(i: int) -> None:
-        mine = i % len(image)  # 0 where all prompts share the image
-        sweep = _Sweep(image[mine], image_position, images[i], each)
-        answers[i] = _one_prompt(sweep, [part[mine] for part in first], tokens[i], p, heads)
-
-    threads.parallel(run, range(prompts))
-    return answers, images
-
-
-def _one_by_one(task: Callable[[Any], object], items: Any) -> None:
-    for item in items:
-        task(item)
-
-
-def _one_prompt(sweep: _Sweep, first: list[Array], tokens: Array, p: dict, heads: int) -> Array:
-    """The order of the steps is that of the plain `two_way_block`; only the image's are delayed.
-
-    What block i tells the image is not needed before block i + 1 (or the last attention) asks it,
-    and by then the questions are known: one sweep does both.
+    The order of the steps is that of the plain `two_way_block`; only the image's are delayed. What
+    block i tells the image is not needed before block i + 1 (or the last attention) asks it, and by
+    then the questions are known: one sweep does both.
     """
-    keys, values, image_queries = first
-    queries = _among_tokens(tokens, tokens, p["layers"][0], heads, first=True)
-    layer = p["layers"][0]
-    asking = layer["cross_attn_token_to_image"]
-    answer = sweep.ask_first(queries + tokens, keys, values, asking)
-    for i, layer in enumerate(p["layers"]):
-        queries = layer_norm(queries + answer, **layer["norm2"], eps=EPS)
-        hidden = relu(linear(queries, **layer["mlp"]["lin1"]))
-        queries = layer_norm(queries + linear(hidden, **layer["mlp"]["lin2"]), **layer["norm3"],
-                             eps=EPS)  # fmt: skip
-        statement = _Statement.of(queries + tokens, queries, layer, heads)
-        if i + 1 < len(p["layers"]):
-            following = p["layers"][i + 1]
-            queries = _among_tokens(queries, tokens, following, heads, first=False)
-            asking = following["cross_attn_token_to_image"]
-        else:
-            asking = p["final_attn_token_to_image"]
-        question = _Question.of(queries + tokens, asking, heads)
-        answer = sweep.tell_and_ask(statement, image_queries if i == 0 else None, question)
-    return layer_norm(queries + answer, **p["norm_final_attn"], eps=EPS)
+    with threads.one_blas_thread():
+        first = first or first_look(image, image_position, p, heads=heads)
+        sweep = _Sweep(image, image_position, len(tokens))
+        layers = p["layers"]
+        queries = _among_tokens(tokens, tokens, layers[0], heads, first=True)
+        answer = _ask_first(queries + tokens, first, layers[0]["cross_attn_token_to_image"], heads)
+        for i, layer in enumerate(layers):
+            queries = _norm(queries + answer, layer["norm2"])
+            hidden = relu(linear(queries, **layer["mlp"]["lin1"]))
+            queries = _norm(queries + linear(hidden, **layer["mlp"]["lin2"]), layer["norm3"])
+            statement = _Statement.of(queries + tokens, queries, layer, heads)
+            if i + 1 < len(layers):
+                queries = _among_tokens(queries, tokens, layers[i + 1], heads, first=False)
+                asking = layers[i + 1]["cross_attn_token_to_image"]
+            else:
+                asking = p["final_attn_token_to_image"]
+            question = _Question.of(queries + tokens, asking, heads)
+            projected = first.queries if i == 0 else None
+            answer = sweep.tell_and_ask(statement, projected, question)
+        return _norm(queries + answer, p["norm_final_attn"]), sweep.out
 
 
 def _among_tokens(queries: Array, tokens: Array, p: dict, heads: int, *, first: bool) -> Array:
     """The self-attention of a block: `two_way_block` up to norm1."""
-    q = (queries if first else queries + tokens)[None]
-    answer = cross_attention(q, q, queries[None], p["self_attn"], heads=heads)[0]
-    return layer_norm(answer if first else queries + answer, **p["norm1"], eps=EPS)
+    q = queries if first else queries + tokens
+    answer = cross_attention(q, q, queries, p["self_attn"], heads=heads)
+    return _norm(answer if first else queries + answer, p["norm1"])
+
+
+def _norm(x: Array, p: dict) -> Array:
+    return layer_norm.plain(x, **p, eps=EPS)  # type: ignore[attr-defined]  # a few rows
+
+
+def _ask_first(queries: Array, first: FirstLook, p: dict, heads: int) -> Array:
+    """The first attention of the tokens (B, T, C) to the image, which is projected already."""
+    q = _split(_scaled(queries, p["q_proj"], heads), heads)  # (B, heads, T, d)
+    out = np.empty_like(q)
+    images = len(first.keys)
+
+    def task(item: tuple[int, int]) -> None:
+        i, h = item
+        scores = q[i, h] @ first.keys[i % images, h]  # (T, N)
+        scores -= scores.max(axis=1, keepdims=True)
+        shares = np.exp2(scores, out=scores)
+        total = shares.sum(axis=1, keepdims=True)
+        out[i, h] = shares @ first.values[i % images, h] / total
+
+    threads.parallel(task, [(i, h) for i in range(len(q)) for h in range(heads)])
+    return linear(_join(out), **p["out_proj"])
 
 
 # ---------------------------------------------------------------------- the order of the products
@@ -100,35 +98,37 @@ def chain(a: Array, b: Array) -> list[Array]:
 
     Parameters
     ----------
-    a : (n0, n1) float32
-    b : (n1, n2) float32
+    a : (n0, n1) or (B, n0, n1) float32
+    b : (n1, n2) or (B, n1, n2) float32
 
     Returns
     -------
     list of one or two arrays
         Fewest multiplications a row of x.
     """
-    n0, n1, n2 = *a.shape, b.shape[1]
+    n0, n1, n2 = *a.shape[-2:], b.shape[-1]
     return [a @ b] if n0 * n2 <= n0 * n1 + n1 * n2 else [a, b]
 
 
-def _apply(x: Array, steps: list[Array], name: str) -> Array:
+def _apply(x: Array, steps: list[Array], prompt: int, name: str) -> Array:
+    """``x @ step`` for every step, of which some are each prompt's own (B, ., .)."""
     for i, step in enumerate(steps):
-        out = threads.workspace(f"{name} {i}", len(x), step.shape[1])
-        x = np.matmul(x, step, out=out)
+        matrix = step if step.ndim == 2 else step[prompt]
+        out = threads.workspace(f"{name} {i}", len(x), matrix.shape[1])
+        x = np.matmul(x, matrix, out=out)
     return x
 
 
 def _by_head(x: Array, heads: int) -> Array:
-    """Tokens (T, heads * d) -> block-diagonal (heads * d, heads * T).
+    """Tokens (B, T, heads * d) -> block-diagonal (B, heads * d, heads * T).
 
     Column ``h * T + t`` holds head h of token t, and zeros at the places of the other heads.
     """
-    t, inner = x.shape
-    h = np.arange(heads)
-    out = np.zeros((heads, inner // heads, heads, t), np.float32)
-    out[h, :, h] = _split(x, heads).swapaxes(1, 2)
-    return out.reshape(inner, heads * t)
+    b, t, inner = x.shape
+    out = np.zeros((b, heads, inner // heads, heads, t), np.float32)
+    for h, own in enumerate(np.moveaxis(_split(x, heads), 1, 0)):  # (B, T, d)
+        out[:, h, :, h] = own.swapaxes(1, 2)
+    return out.reshape(b, inner, heads * t)
 
 
 class _Question(NamedTuple):
@@ -145,31 +145,36 @@ class _Question(NamedTuple):
 
     @classmethod
     def of(cls, queries: Array, p: dict, heads: int) -> _Question:
-        scores = chain(
-            p["k_proj"]["weight"].T, _by_head(_scaled(queries, p["q_proj"], heads), heads)
-        )
+        q = _scaled(queries, p["q_proj"], heads)
+        scores = chain(p["k_proj"]["weight"].T, _by_head(q, heads))
         values = [] if len(scores) == 1 else [p["v_proj"]["weight"].T]
         return cls(scores, values, heads, p)
 
     def answer(self, sums: Array) -> Array:
-        """Sums of the image (heads * T, C), or of its values (heads * T, heads * d) -> (T, C)."""
+        """Sums of the image (B, heads * T, C), or of its values (B, heads * T, heads * d).
+
+        Returns
+        -------
+        (B, T, C) float32
+        """
         weight, bias = self.p["v_proj"]["weight"], self.p["v_proj"]["bias"]
-        sums = sums.reshape(self.heads, -1, sums.shape[1])  # (heads, T, C or heads * d)
-        weight = weight.reshape(self.heads, -1, weight.shape[1])  # (heads, d, C)
+        b, _, width = sums.shape
+        sums = sums.reshape(b, self.heads, -1, width)
         if self.values:
             h = np.arange(self.heads)
-            heard = sums.reshape(*sums.shape[:2], self.heads, -1)[h, :, h]  # (heads, T, d)
+            own = sums.reshape(*sums.shape[:3], self.heads, -1)[:, h, :, h]  # (heads, B, T, d)
+            heard = np.moveaxis(own, 0, 1)
         else:
-            heard = sums @ weight.swapaxes(1, 2)
+            heard = sums @ weight.reshape(self.heads, -1, width).swapaxes(1, 2)
         return linear(_join(heard) + bias, **self.p["out_proj"])
 
 
 class _Statement(NamedTuple):
     """What tokens tell the image in one attention, and the norm that follows it."""
 
-    keys: Array  # (heads, T, d)
+    keys: Array  # (B, heads, T, d)
     scores: list[Array]  # the scores are (image + position) @ these
-    bias: Array  # (heads * T,) of the image's queries: differs between tokens, so it counts
+    bias: Array  # (B, heads * T) of the image's queries: differs between tokens, so it counts
     values: list[Array]  # shares (N, heads * T) @ these is what the image hears
     norm: list[Array]  # (C,) each: bias of what is heard, weight and bias of the norm after it
 
@@ -178,7 +183,7 @@ class _Statement(NamedTuple):
         p = layer["cross_attn_image_to_token"]
         k = _scaled(keys, p["k_proj"], heads)
         by_head = _by_head(k, heads)
-        v = _by_head(linear(values, **p["v_proj"]), heads).T  # (heads * T, heads * d)
+        v = _by_head(linear(values, **p["v_proj"]), heads).swapaxes(1, 2)
         return cls(
             keys=_split(k, heads),
             scores=chain(p["q_proj"]["weight"].T, by_head),
@@ -194,24 +199,25 @@ def _scaled(x: Array, p: dict, heads: int) -> Array:
     So the softmax is over powers of 2, which take fewer steps than powers of e.
     """
     x = linear(x, **p)
-    return x * np.float32(np.log2(np.e) / np.sqrt(x.shape[1] // heads))
+    return x * np.float32(np.log2(np.e) / np.sqrt(x.shape[-1] // heads))
 
 
 def _split(x: Array, heads: int) -> Array:
-    """(T, heads * d) -> (heads, T, d)"""
-    return x.reshape(len(x), heads, -1).swapaxes(0, 1)
+    """(B, T, heads * d) -> (B, heads, T, d)"""
+    return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
 
 
 def _join(x: Array) -> Array:
-    """(heads, T, d) -> (T, heads * d)"""
-    return x.swapaxes(0, 1).reshape(x.shape[1], -1)
+    """(B, heads, T, d) -> (B, T, heads * d)"""
+    b, _, t, _ = x.shape
+    return x.swapaxes(1, 2).reshape(b, t, -1)
 
 
 # ---------------------------------------------------------------------- sweeps over the image
 
 
 class _Sweep:
-    """The image of one prompt, and the sweeps over it.
+    """The images of B prompts, and the sweeps over them.
 
     Softmax over all image tokens does not need them all at once: each tile keeps its largest score,
     its sum of exponentials and its weighted sum of values, and these are joined in the end (Milakov
@@ -219,25 +225,12 @@ class _Sweep:
     the number of threads, so neither do the results.
     """
 
-    def __init__(self, image: Array, position: Array, out: Array, each: Callable) -> None:
-        self.image = image  # (N, C): the photo's, then `out`
-        self.position = position
-        self.out = out
-        self.each = each
-
-    def ask_first(self, queries: Array, keys: Array, values: Array, p: dict) -> Array:
-        """The first attention of the tokens (T, C) to the image, which is projected already."""
-        heads = len(keys)
-        q = _split(_scaled(queries, p["q_proj"], heads), heads)
-        out = np.empty_like(q)
-
-        def task(h: int) -> None:
-            scores = q[h] @ keys[h]  # (T, N)
-            shares = np.exp2(scores - scores.max(axis=1, keepdims=True))
-            out[h] = shares @ values[h] / shares.sum(axis=1, keepdims=True)
-
-        self.each(task, range(heads))
-        return linear(_join(out), **p["out_proj"])
+    def __init__(self, image: Array, position: Array, prompts: int) -> None:
+        _, n, c = image.shape
+        self.image = np.ascontiguousarray(image)  # (1 or B, N, C); after the first sweep, `out`
+        self.position = np.ascontiguousarray(position)
+        self.out = np.empty((prompts, n, c), np.float32)
+        self.tiles = [slice(i, min(i + TILE, n)) for i in range(0, n, TILE)]
 
     def tell_and_ask(self, statement: _Statement, queries: Array | None,
                      question: _Question) -> Array:  # fmt: skip
@@ -246,34 +239,38 @@ class _Sweep:
         Parameters
         ----------
         statement : _Statement
-        queries : (heads, d, N) float32 or None
+        queries : (1 or B, heads, d, N) float32 or None
             The image's queries, where they are projected already.
         question : _Question
-        """
-        n, c = self.image.shape
-        tiles = [slice(i, min(i + TILE, n)) for i in range(0, n, TILE)]
-        columns = question.scores[-1].shape[1]
-        tally = _Tally(len(tiles), columns, question.values[0].shape[1] if question.values else c)
-        image, (heads, t, _) = self.image, statement.keys.shape
-        norm = [vector(x) for x in statement.norm]
 
-        def task(i: int) -> None:
-            rows = tiles[i]
-            x, out, position = image[rows], self.out[rows], self.position[rows]
+        Returns
+        -------
+        (B, T, C) float32
+        """
+        prompts, _, c = self.out.shape
+        width = question.values[-1].shape[1] if question.values else c
+        tally = _Tally(prompts, len(self.tiles), question.scores[-1].shape[-1], width)
+        image, norm = self.image, [vector(x) for x in statement.norm]
+        _, heads, t, _ = statement.keys.shape
+
+        def task(item: tuple[int, int]) -> None:
+            i, tile = item
+            rows = self.tiles[tile]
+            x, out, position = image[i % len(image), rows], self.out[i, rows], self.position[rows]
             placed = threads.workspace("placed", *x.shape)
             shares = threads.workspace("shares", heads, t, len(x))
             if queries is None:
-                scores = _apply(np.add(x, position, out=placed), statement.scores, "scores")
-                turn(scores, statement.bias, shares.reshape(heads * t, -1))
+                scores = _apply(np.add(x, position, out=placed), statement.scores, i, "scores")
+                turn(scores, statement.bias[i], shares.reshape(heads * t, -1))
             else:
-                np.matmul(statement.keys, queries[:, :, rows], out=shares)
+                np.matmul(statement.keys[i], queries[i % len(queries), :, :, rows], out=shares)
             share_out(shares)
-            heard = _apply(shares.reshape(heads * t, -1).T, statement.values, "heard")
+            heard = _apply(shares.reshape(heads * t, -1).T, statement.values, i, "heard")
             settle(x, heard, *norm, np.float32(EPS), position, out, placed)
-            scores = _apply(placed, question.scores, "scores")
-            tally.add(i, scores, _apply(out, question.values, "values"))
+            scores = _apply(placed, question.scores, i, "scores")
+            tally.add(i, tile, scores, _apply(out, question.values, i, "values"))
 
-        self.each(task, range(len(tiles)))
+        threads.parallel(task, [(i, j) for i in range(prompts) for j in range(len(self.tiles))])
         self.image = self.out
         return question.answer(tally.total())
 
@@ -281,24 +278,21 @@ class _Sweep:
 class _Tally:
     """Softmax over the image, gathered tile by tile."""
 
-    def __init__(self, tiles: int, columns: int, width: int) -> None:
-        self.peaks = threads.workspace("peaks", tiles, columns)
-        self.weights = threads.workspace("weights", tiles, columns)
-        self.sums = threads.workspace("sums", tiles, columns, width)
+    def __init__(self, prompts: int, tiles: int, columns: int, width: int) -> None:
+        self.peaks = np.empty((prompts, tiles, columns), np.float32)
+        self.weights = np.empty((prompts, tiles, columns), np.float32)
+        self.sums = threads.workspace("sums", prompts, tiles, columns, width)
 
-    def add(self, i: int, scores: Array, values: Array) -> None:
-        """Count tile i: scores (tile, heads * T), overwritten; values (tile, K)."""
-        weigh(scores, self.peaks[i], self.weights[i])
-        np.matmul(scores.T, values, out=self.sums[i])
+    def add(self, i: int, tile: int, scores: Array, values: Array) -> None:
+        """Count a tile of prompt i: scores (n, heads * T), overwritten; values (n, K)."""
+        weigh(scores, self.peaks[i, tile], self.weights[i, tile])
+        np.matmul(scores.T, values, out=self.sums[i, tile])
 
     def total(self) -> Array:
-        """(heads * T, K): the mean of the values, each by its softmax weight."""
-        scale = np.exp2(self.peaks - self.peaks.max(axis=0))  # (tiles, heads * T)
-        scale /= (scale * self.weights).sum(axis=0)
-        out = self.sums[0] * scale[0, :, None]
-        for i in range(1, len(scale)):
-            out += self.sums[i] * scale[i, :, None]
-        return out
+        """(B, heads * T, K): the mean of the values, each by its softmax weight."""
+        scale = np.exp2(self.peaks - self.peaks.max(axis=1, keepdims=True))
+        scale /= (scale * self.weights).sum(axis=1, keepdims=True)
+        return np.einsum("btk,btkc->bkc", scale, self.sums)
 
 
 @kernel

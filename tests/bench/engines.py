@@ -1,0 +1,163 @@
+"""The four engines behind one interface. Each imports its library only when it is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .files import read_config
+
+Array = np.ndarray
+
+
+class Engine:
+    """A model loaded from `folder`.
+
+    `encode` and `prompt` keep what the next step needs, so that a step's time is its own.
+    """
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self.folder, self.threads = folder, threads
+        with np.load(folder / "inputs.npz") as inputs:
+            self.inputs = dict(inputs)
+        self.frame: Array = self.inputs["frame"]
+        self.load()
+
+    def load(self) -> None: ...
+
+    def encode(self) -> None:
+        """Frame (3, side, side) -> embedding."""
+        raise NotImplementedError
+
+    def prompt(self, count: int) -> Array:
+        """`count` points on the encoded frame -> low-res logits (count, 3, h, w)."""
+        raise NotImplementedError
+
+    def mask(self) -> Array:
+        """One map of low-res logits -> a mask of the photo's size, bool."""
+        raise NotImplementedError
+
+    def points(self, count: int) -> tuple[Array, Array]:
+        points = self.inputs["points"][:count]
+        return points, np.ones(points.shape[:2], np.int32)
+
+
+class Minisam(Engine):
+    """This package, as its predictor runs it."""
+
+    def load(self) -> None:
+        import minisam
+        from minisam.predictor import SamPredictor
+
+        self.predictor = SamPredictor(minisam.load(self.folder / "weights.safetensors"))
+
+    def encode(self) -> None:
+        from minisam.image_encoder import encode_image
+
+        sam = self.predictor.model
+        features = encode_image(self.frame, sam.params["image_encoder"], sam.config)
+        self.predictor._set(features, self.inputs["photo"], self.inputs["inner"])
+
+    def prompt(self, count: int) -> Array:
+        points, labels = self.points(count)
+        photo, inner = self.inputs["photo"], self.inputs["inner"]
+        points = points * [photo[1] / inner[1], photo[0] / inner[0]]  # back to the photo's pixels
+        self.logits, _ = self.predictor._decode(points, labels, None, None, True)
+        return self.logits
+
+    def mask(self) -> Array:
+        return self.predictor.masks_to_photo(self.logits[:1, 0])[0]
+
+
+class PyTorch(Engine):
+    """Meta's code."""
+
+    def load(self) -> None:
+        import torch
+
+        from . import meta
+
+        torch.set_num_threads(self.threads)
+        self.torch = torch
+        self.sam = meta.build(read_config(self.folder))
+        self.sam.load_state_dict(torch.load(self.folder / "weights.pth"))
+        self.decoder = meta.Prompts(self.sam)
+        config = read_config(self.folder)
+        sizes = [tuple(map(int, self.inputs[name])) for name in ("inner", "photo")]
+        self.masks = meta.PhotoMasks(config.input_size, *sizes)
+
+    def encode(self) -> None:
+        with self.torch.inference_mode():
+            self.embedding = self.sam.image_encoder(self.torch.from_numpy(self.frame)[None])
+
+    def prompt(self, count: int) -> Array:
+        with self.torch.inference_mode():
+            points, labels = map(self.torch.from_numpy, self.points(count))
+            self.logits = self.decoder(self.embedding, points, labels)
+        return self.logits.numpy()
+
+    def mask(self) -> Array:
+        with self.torch.inference_mode():
+            return self.masks(self.logits[:1, :1]).numpy()[0, 0]
+
+
+class _Exported(Engine):
+    """An engine that runs the three ONNX files. `open` makes a function of one of them."""
+
+    def open(self, path: Path) -> Any:
+        raise NotImplementedError
+
+    def load(self) -> None:
+        self.encoder, self.decoder, self.masks = (
+            self.open(self.folder / f"{name}.onnx") for name in ("encoder", "decoder", "masks")
+        )
+
+    def encode(self) -> None:
+        self.embedding = self.encoder(frame=self.frame[None])
+
+    def prompt(self, count: int) -> Array:
+        # one prompt a run, as in Meta's exported decoder (utils/onnx.py)
+        drawn = []
+        for point, label in zip(*self.points(count), strict=True):
+            drawn.append(
+                self.decoder(embedding=self.embedding, points=point[None], labels=label[None])[0]
+            )
+        self.logits = np.stack(drawn)
+        return self.logits
+
+    def mask(self) -> Array:
+        return self.masks(logits=self.logits[:1, :1])[0, 0]
+
+
+class OnnxRuntime(_Exported):
+    def open(self, path: Path) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3
+        # its threads would spin while the other engines have their turn
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        return lambda **inputs: session.run(None, inputs)[0]
+
+
+class OpenVino(_Exported):
+    def open(self, path: Path) -> Any:
+        import openvino
+
+        settings = {"INFERENCE_NUM_THREADS": self.threads, "INFERENCE_PRECISION_HINT": "f32",
+                    "PERFORMANCE_HINT": "LATENCY"}  # fmt: skip
+        model = openvino.Core().compile_model(str(path), "CPU", settings)
+        request = model.create_infer_request()
+        return lambda **inputs: request.infer(inputs)[0]
+
+
+ENGINES: dict[str, type[Engine]] = {
+    "minisam": Minisam,
+    "PyTorch": PyTorch,
+    "ONNX Runtime": OnnxRuntime,
+    "OpenVINO": OpenVino,
+}

@@ -1,0 +1,100 @@
+"""How near each stage of minisam comes to the speed of a large matrix product.
+
+A stage's arithmetic is what our order of the products needs: multiplications and additions of its
+matrix products, nothing for softmax, norms, GELU or moving data. So the share is of what no
+rearrangement of the rest could beat.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minisam import image_encoder, layers, mask_decoder
+from minisam.config import SamConfig
+
+Timed = Callable[..., list[float]]
+
+
+def encoder_flops(c: SamConfig) -> dict[str, float]:
+    """Multiplications and additions of the encoder's stages, one of each (`blocks`: all of it)."""
+    n, inner = c.grid[0] * c.grid[1], c.heads * c.head_width
+    around = 2 * n * c.width * 4 * inner  # qkv and proj
+    win = max(c.windows, default=0)
+    pairs = [sum(len(range(i, min(i + win, side))) ** 2 for i in range(0, side, win or side))
+             for side in c.grid]  # fmt: skip
+    flops = {
+        "patches": 2 * n * 3 * c.patch**2 * c.width,
+        "MLP": 4 * n * c.width * c.mlp,
+        "windowed attention": around + 4 * pairs[0] * pairs[1] * inner,
+        "global attention": around + 4 * n * n * inner,
+        "neck": 2 * n * c.prompt_width * (c.width + 9 * c.prompt_width),
+    }
+    flops["encoder"] = flops["patches"] + flops["neck"] + sum(
+        flops["MLP"] + flops["windowed attention" if w else "global attention"] for w in c.windows
+    )  # fmt: skip
+    return flops
+
+
+def decoder_flops(c: SamConfig, tokens: int) -> dict[str, float]:
+    """The same for one prompt, in the order of `minisam.kernels.decoder`."""
+    n, width = c.grid[0] * c.grid[1], c.prompt_width
+    inner = width // 2
+    columns = tokens * c.decoder_heads
+    product = 2 * n * min(columns * width, inner * (width + columns))
+    first = 3 * 2 * n * tokens * inner  # projected once a photo: scores and values, and scores
+    transformer = first + (4 * c.decoder_depth - 1) * product
+    upscale = 2 * n * width * width + 2 * 4 * n * (width // 4) * (width // 2)
+    draw = upscale + 2 * 16 * n * (width // 8) * (c.masks - 1)
+    return {"two-way transformer": transformer, "upscaling and masks": draw}
+
+
+def measure(engine: Any, timed: Timed, matmul_rate: Callable[[], float]) -> dict[str, Any]:
+    """Time every stage by itself.
+
+    Returns
+    -------
+    {"matmul": rate, "stages": {name: [flops, seconds]}}
+        The rate is the median of one taken before each stage.
+    """
+    sam = engine.predictor.model
+    c, p = sam.config, sam.params
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, np.float32)
+
+    x = normal(*c.grid, c.width)
+    features = normal(c.prompt_width, *c.grid)
+    blocks = {bool(w): (w, p["image_encoder"]["blocks"][i]) for i, w in enumerate(c.windows)}
+    any_block = p["image_encoder"]["blocks"][0]
+    enc, dec = p["image_encoder"], p["mask_decoder"]
+    photo = mask_decoder.prepare(features, features, features, dec, heads=c.decoder_heads)
+    prompt = normal(1, 2, c.prompt_width)  # a point, and the padding point
+    tokens, _, image = mask_decoder.ask(photo, prompt, dec, heads=c.decoder_heads)
+    keep = mask_decoder.mask_slice(True)
+    calls: dict[str, Callable[[], object]] = {
+        "patches": lambda: image_encoder.patch_embed(engine.frame, **enc["patch_embed"]["proj"]),
+        "MLP": lambda: layers.mlp(x, **any_block["mlp"]),
+    }
+    if True in blocks:
+        win, block = blocks[True]
+        calls["windowed attention"] = lambda: image_encoder.window_attention(
+            x, block["attn"], heads=c.heads, win=win)  # fmt: skip
+    if False in blocks:
+        calls["global attention"] = lambda: image_encoder.attention(
+            x[None], blocks[False][1]["attn"], heads=c.heads)  # fmt: skip
+    calls["neck"] = lambda: image_encoder.neck(x, enc["neck"])
+    calls["two-way transformer"] = lambda: mask_decoder.ask(
+        photo, prompt, dec, heads=c.decoder_heads)  # fmt: skip
+    calls["upscaling and masks"] = lambda: mask_decoder.draw_masks(tokens, image, dec, keep)
+    flops = encoder_flops(c) | decoder_flops(c, 1 + c.masks + 2)
+    rates, measured = [], {}
+    for name, call in calls.items():
+        call()  # compiles
+        rates.append(matmul_rate())
+        measured[name] = [flops[name], statistics.median(timed(call, 0.5))]
+    return {"matmul": statistics.median(rates), "stages": measured}
