@@ -276,6 +276,8 @@ class SamPredictor:
         """
         self._require_image()
         points = labels = None
+        if point_labels is not None and point_coords is None:
+            raise MinisamError("point_labels need point_coords")
         if point_coords is not None:
             points, labels = check_points(point_coords, point_labels, self.original_size, ndim=3)
         if boxes is not None:
