@@ -40,7 +40,7 @@ def test_the_header_says_what_it_is():
                for i in range(config["depth"])]  # fmt: skip
     assert tuple(windows) == sam.config.windows
     scores = json.loads(notes["mean_iou"])
-    assert all(0 < value < 1 for value in scores.values())
+    assert all(0 < v < 1 for k, v in scores.items() if "objects" not in k)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """``python -m weights.train.export RUN/last.pt OUT.safetensors``: ship a run's weight average.
 
-Float16, Meta's tensor names, and a header that says what the file is. `--scores` takes the file
-that ``python -m weights.train.evaluate --json`` wrote.
+Float16, Meta's tensor names, a header that says what the file is. `--side` and `--window` resize
+the position tables. `--scores` takes what ``python -m weights.train.evaluate --json`` wrote for
+these weights: export once without, evaluate, export again with it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoint import export, load_weights
+from .config import config_of, resize_tables
 
 DATA = ("DUTS-TR 10,050 photos, BSDS500 270, Clothing Co-Parsing 953, Car-Parts-Segmentation 360, "
         "COCO subsets 291; see weights/README.md")
@@ -28,7 +30,8 @@ def summarise(path: Path) -> dict[str, float]:
     others = [r for r in results if r["source"] != "duts"]
     scores = {}
     for name, group in (("duts val", duts), ("instances and parts", others)):
-        for clicks in ("1", "3", "5"):
+        scores[f"{name}, objects"] = len(group)
+        for clicks in ("1", "2", "3", "5"):
             found = [r["clicks"][clicks] for r in group]
             scores[f"{name}, {clicks} clicks"] = float(np.mean(found))
         scores[f"{name}, box"] = float(np.mean([r["box"] for r in group]))
@@ -40,6 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m weights.train.export", description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--side", type=int, help="input side; the run's own when not given")
+    parser.add_argument("--window", type=int, help="window; the run's own when not given")
     parser.add_argument("--scores", type=Path)
     parser.add_argument("--training", default="", help="a sentence on how it was trained")
     args = parser.parse_args()
@@ -48,7 +53,10 @@ def main() -> None:
              "date": datetime.date.today().isoformat()}
     if args.scores:
         notes["mean_iou"] = json.dumps(summarise(args.scores))
-    export(load_weights(args.run), args.out, notes)
+    state = load_weights(args.run)
+    config = config_of(state)
+    state = resize_tables(state, args.side or config.side, args.window or config.window)
+    export(state, args.out, notes)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
 
 

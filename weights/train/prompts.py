@@ -92,7 +92,7 @@ def jittered_boxes(target: Tensor, side: int, rng: np.random.Generator) -> tuple
     box = torch.stack(edges, 2)  # (P, corner, xy)
     extent = (box[:, 1] - box[:, 0])[:, None]
     noise = torch.as_tensor(rng.normal(size=box.shape), dtype=torch.float32, device=box.device)
-    box = box + torch.minimum(noise.abs() * 0.1 * extent, torch.tensor(0.02 * side)) * noise.sign()
+    box = box + (noise * 0.1 * extent).clamp(-0.02 * side, 0.02 * side)
     labels = torch.tensor([[2, 3]], device=target.device).expand(len(box), 2)
     return box.clamp(0, side) - 0.5, labels
 
