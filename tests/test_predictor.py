@@ -131,7 +131,7 @@ def test_what_needs_torch_says_what_to_use(predictor: SamPredictor, name: str) -
     assert not hasattr(predictor, name)
     with pytest.raises(AttributeError, match=f"{name}.*torch tensors; use (predict|set_image)"):
         getattr(predictor, name)
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'$"):
+    with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
         predictor.nonsense  # noqa: B018
 
 
@@ -259,7 +259,7 @@ def test_a_damaged_embedding_is_refused(
     flipped = whole[:place] + bytes(b ^ 0xFF for b in whole[place : place + 8]) + whole[place + 8 :]
     for damaged in (whole[:place], flipped):
         path.write_bytes(damaged)
-        with pytest.raises(MinisamError, match="e.npz is"):
+        with pytest.raises(MinisamError, match=r"e\.npz is"):
             SamPredictor(predictor.model).load_embedding(path)
 
 

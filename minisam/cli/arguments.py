@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from .. import __version__
+from . import many
 
 DESCRIPTION = """\
 Cut objects out of a photo: point at one, or put a box around it.
@@ -22,6 +23,8 @@ examples:
   minisam photo.jpg --point 500,375 --all           every candidate mask, not only the best
   minisam photo.jpg --box 75,275,1725,850 --cutout  the object alone, on transparent ground
   minisam photo.jpg --point 500,375 --json          numbers and masks for another program
+  minisam photo.jpg --everything                    every object, without a prompt
+  minisam photos/*.jpg --everything --format coco --out results/
 
 refine a mask:
   minisam photo.jpg --point 500,375 --logits first.npy
@@ -102,6 +105,8 @@ def parser() -> Parser:
                         "names, or a .png file when there is one picture to write; default: here, "
                         "with the photo's name")  # fmt: skip
     g.add_argument("--force", action="store_true", help="replace files that exist")
+
+    many.add_arguments(p)
 
     g = p.add_argument_group("other")
     g.add_argument("-h", "--help", action="help", help="show this text")

@@ -79,8 +79,8 @@ def as_table(r: Report) -> str:
 
 
 def as_json(r: Report) -> str:
-    """Say it for a program."""
-    return json.dumps(_plain(r), indent=2, allow_nan=False)
+    """Say it for a program: one line, so that the output of several runs can be told apart."""
+    return json.dumps(_plain(r), allow_nan=False)
 
 
 def _plain(r: Report) -> dict[str, Any]:
