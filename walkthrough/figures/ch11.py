@@ -64,7 +64,7 @@ def road() -> Image.Image:
     predictor, config = nano.predictor("coffee"), nano.sam().config
     scores, logits, full = one_click()
     best = int(scores.argmax())
-    high = float(np.ceil(np.abs(logits[best]).max()))
+    high = float(np.ceil(np.abs(full[best]).max()))  # of the photo: the padding may go lower
     low = heat_map(logits[best], 250, scale="signed", high=high, form="{:.0f}")
     edge = 250 * predictor.input_size[0] / config.input_size[0]
     ImageDraw.Draw(low).line((0, edge, 250, edge), fill=WHITE, width=3)

@@ -30,7 +30,8 @@ def found() -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, int]]
         )
         proposed = run.generate(nano.photo(NAME))
         iou = float(np.quantile([r["predicted_iou"] for r in proposed], 0.75))
-        stability = float(np.median([r["stability_score"] for r in proposed]))
+        good = [r["stability_score"] for r in proposed if r["predicted_iou"] > iou]
+        stability = float(np.median(good))
         loose = {"pred_iou_thresh": iou, "stability_score_thresh": stability}
         passed = SamAutomaticMaskGenerator(nano.sam(), SIDE, box_nms_thresh=1, **loose)
         before = passed.generate(nano.photo(NAME))
