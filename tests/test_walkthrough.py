@@ -85,6 +85,39 @@ def test_every_stage_function_appears_in_a_chapter(function):
     assert re.search(rf"\b{name}\b", executed_code()), f"no chapter runs or shows {function}"
 
 
+def readme_tree() -> list[Path]:
+    """The paths in the README's map: the fence with a line that starts with ``minisam/``.
+
+    One path a line, its folder being the nearest less indented line above that ends in ``/``.
+    """
+    for fence in parse((ROOT / "README.md").read_text(encoding="utf-8")):
+        if fence.language in ("", "text") and re.search(r"^minisam/", fence.body, re.M):
+            found, parents = [], [(-1, ROOT)]
+            for line in filter(str.strip, fence.body.splitlines()):
+                name = re.search(r"[\w.]\S*", line)
+                assert name, line
+                while parents[-1][0] >= name.start():
+                    parents.pop()
+                found.append(parents[-1][1] / name[0])
+                if name[0].endswith("/"):
+                    parents.append((name.start(), found[-1]))
+            return found
+    return []
+
+
+def test_readme_tree_matches_the_repository():
+    tree = readme_tree()
+    if not tree:
+        pytest.skip("README.md has no map of the repository yet")
+    missing = [named(p) for p in tree if not p.exists()]
+    assert not missing, f"the README's map lists what does not exist: {missing}"
+    shown = set(tree)
+    code = [p for p in (ROOT / "minisam").glob("*.py") if not p.name.startswith("__")]
+    code += [p.parent for p in (ROOT / "minisam").glob("*/__init__.py")]
+    code += [ROOT / name for name in ("minisam", "weights", "walkthrough", "tests")]
+    assert not [named(p) for p in code if p not in shown], "not on the README's map"
+
+
 # ------------------------------------------------------------------ the checker itself
 
 
