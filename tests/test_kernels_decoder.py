@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minisam import mask_decoder, postprocess, two_way
+from minisam import layers, mask_decoder, postprocess, two_way
 from minisam.config import expected_shapes
-from minisam.kernels import decoder, pixels
+from minisam.kernels import decoder, pixels, skinny
 from minisam.weights import nest
 
 from .recipe import TINY, recipe_array
@@ -70,15 +70,29 @@ def test_large_scores_do_not_overflow() -> None:
 
 
 def test_the_order_of_products_follows_their_cost() -> None:
-    x, a = normal(50, 256), normal(256, 128, seed=1)
-    for columns, products in [(56, 1), (256, 1), (257, 2), (400, 2)]:
-        b = normal(128, columns, seed=2)
-        steps = decoder.chain(a, b)
-        assert len(steps) == products
-        y = x
-        for step in steps:
-            y = y @ step
-        np.testing.assert_allclose(y, x @ a @ b, rtol=1e-3, atol=1e-2)
+    weight, image = normal(128, 256), normal(50, 256, seed=1)
+    for tokens, folds in [(7, True), (32, True), (33, False), (60, False)]:
+        x = normal(2, 8, tokens, 16, seed=tokens)
+        assert decoder.pays(tokens, 8, weight) is folds
+        steps = decoder._scores(x, weight)
+        assert len(steps) == (1 if folds else 2)
+        projected = (image @ weight.T).reshape(50, 8, 16)
+        expected = np.einsum("nhd,bhtd->bnht", projected, x).reshape(2, 50, 8 * tokens)
+        for prompt in range(2):
+            got = decoder._apply(image, steps, prompt, "test")
+            np.testing.assert_allclose(got, expected[prompt], atol=2e-3)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 7, 16, 17, 40])
+@pytest.mark.parametrize(("n_in", "n_out"), [(256, 2048), (2048, 256), (33, 5), (1, 3)])
+def test_linear(rows: int, n_in: int, n_out: int) -> None:
+    x, weight, bias = normal(rows, n_in), normal(n_out, n_in, seed=1), normal(n_out, seed=2)
+    for b in (bias, None):
+        expected = layers.linear.plain(x, weight, b)
+        got = skinny.linear(x, weight, b)
+        assert got.shape == expected.shape and got.dtype == np.float32
+        np.testing.assert_allclose(got, expected, atol=1e-4 * n_in**0.5)
+    assert skinny.linear(x.reshape(1, rows, n_in), weight, bias).shape == (1, rows, n_out)
 
 
 @pytest.mark.parametrize("threads", ["1", "2", "3"])

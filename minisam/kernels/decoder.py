@@ -6,7 +6,7 @@ Products in the cheaper order. A prompt has about 7 tokens, the image 4096. Wher
 projects the image, ``q @ (x @ Wk.T).T``, matrix products may be regrouped: ``(q @ Wk) @ x.T`` lets
 the few tokens do the work of the many. All heads go through one product: the tokens of each head
 are put in a block of their own of a block-diagonal matrix (`_by_head`), and ``heads * T`` columns
-take the place of T. `chain` counts multiplications and picks the grouping.
+
 
 One sweep over the image for each block. Tokens of the image never look at one another here: all
 that happens to one of them, from hearing the prompt's tokens, through the norm, to being asked by
@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import threads
-from ..layers import layer_norm, linear, relu
+from ..layers import linear, relu
 from ..mask_decoder import hypernetworks
 from ..two_way import EPS, FirstLook, cross_attention, first_look
 from . import scalars
 from .compiled import FASTMATH, kernel, vector
+from .elementwise import norm_rows, rows_of
 
 Array = np.ndarray
 TILE = 256  # image tokens of one task: its arrays, of 256 kB each for C = 256, stay in cache
@@ -69,12 +70,15 @@ def _among_tokens(queries: Array, tokens: Array, p: dict, heads: int, *, first: 
 
 
 def _norm(x: Array, p: dict) -> Array:
-    return layer_norm.plain(x, **p, eps=EPS)  # type: ignore[attr-defined]  # a few rows
+    rows = rows_of(x)
+    out = np.empty_like(rows)
+    norm_rows(rows, vector(p["weight"]), vector(p["bias"]), np.float32(EPS), out)
+    return out.reshape(x.shape)
 
 
 def _ask_first(queries: Array, first: FirstLook, p: dict, heads: int) -> Array:
     """The first attention of the tokens (B, T, C) to the image, which is projected already."""
-    q = _split(_scaled(queries, p["q_proj"], heads), heads)  # (B, heads, T, d)
+    q = _scaled(queries, p["q_proj"], heads)  # (B, heads, T, d)
     out = np.empty_like(q)
     images = len(first.keys)
 
@@ -93,21 +97,31 @@ def _ask_first(queries: Array, first: FirstLook, p: dict, heads: int) -> Array:
 # ---------------------------------------------------------------------- the order of the products
 
 
-def chain(a: Array, b: Array) -> list[Array]:
-    """Prepare ``x @ a @ b`` for an x of many rows: as one product with ``a @ b``, or as two.
+def fold(x: Array, weight: Array) -> Array:
+    """Do a projection from the tokens' side: ``_by_head(x).T @ weight``, zeros left out.
 
     Parameters
     ----------
-    a : (n0, n1) or (B, n0, n1) float32
-    b : (n1, n2) or (B, n1, n2) float32
+    x : (B, heads, T, d) float32
+    weight : (heads * d, C) float32
 
     Returns
     -------
-    list of one or two arrays
-        Fewest multiplications a row of x.
+    (B, heads * T, C) float32
     """
-    n0, n1, n2 = *a.shape[-2:], b.shape[-1]
-    return [a @ b] if n0 * n2 <= n0 * n1 + n1 * n2 else [a, b]
+    b, heads, t, d = x.shape
+    return (x @ weight.reshape(heads, d, -1)).reshape(b, heads * t, -1)
+
+
+def pays(tokens: int, heads: int, weight: Array) -> bool:
+    """Tell whether to `fold`: fewer multiplications for every token of the image.
+
+    Folded, they go from C straight to ``heads * T`` numbers; else through ``heads * d``, with
+    `weight` (heads * d, C) for all of them.
+    """
+    inner, c = weight.shape
+    columns = heads * tokens
+    return c * columns <= c * inner + inner * columns
 
 
 def _apply(x: Array, steps: list[Array], prompt: int, name: str) -> Array:
@@ -119,16 +133,30 @@ def _apply(x: Array, steps: list[Array], prompt: int, name: str) -> Array:
     return x
 
 
-def _by_head(x: Array, heads: int) -> Array:
-    """Tokens (B, T, heads * d) -> block-diagonal (B, heads * d, heads * T).
+def _by_head(x: Array) -> Array:
+    """Tokens (B, heads, T, d) -> block-diagonal (B, heads * d, heads * T).
 
     Column ``h * T + t`` holds head h of token t, and zeros at the places of the other heads.
     """
-    b, t, inner = x.shape
-    out = np.zeros((b, heads, inner // heads, heads, t), np.float32)
-    for h, own in enumerate(np.moveaxis(_split(x, heads), 1, 0)):  # (B, T, d)
-        out[:, h, :, h] = own.swapaxes(1, 2)
-    return out.reshape(b, inner, heads * t)
+    b, heads, t, d = x.shape
+    out = np.zeros((b, heads, d, heads, t), np.float32)
+    for h in range(heads):
+        out[:, h, :, h] = x[:, h].swapaxes(1, 2)
+    return out.reshape(b, heads * d, heads * t)
+
+
+def _scores(x: Array, weight: Array) -> list[Array]:
+    """What to multiply the image by, one after the other, for its scores with x.
+
+    Parameters
+    ----------
+    x : (B, heads, T, d) float32
+    weight : (heads * d, C) float32
+        Projects the image.
+    """
+    if pays(x.shape[2], x.shape[1], weight):
+        return [np.ascontiguousarray(fold(x, weight).swapaxes(1, 2))]  # (B, C, heads * T)
+    return [weight.T, _by_head(x)]
 
 
 class _Question(NamedTuple):
@@ -145,8 +173,7 @@ class _Question(NamedTuple):
 
     @classmethod
     def of(cls, queries: Array, p: dict, heads: int) -> _Question:
-        q = _scaled(queries, p["q_proj"], heads)
-        scores = chain(p["k_proj"]["weight"].T, _by_head(q, heads))
+        scores = _scores(_scaled(queries, p["q_proj"], heads), p["k_proj"]["weight"])
         values = [] if len(scores) == 1 else [p["v_proj"]["weight"].T]
         return cls(scores, values, heads, p)
 
@@ -182,24 +209,25 @@ class _Statement(NamedTuple):
     def of(cls, keys: Array, values: Array, layer: dict, heads: int) -> _Statement:
         p = layer["cross_attn_image_to_token"]
         k = _scaled(keys, p["k_proj"], heads)
-        by_head = _by_head(k, heads)
-        v = _by_head(linear(values, **p["v_proj"]), heads).swapaxes(1, 2)
+        v = _split(linear(values, **p["v_proj"]), heads)
+        out = p["out_proj"]["weight"].T
+        folds = pays(v.shape[2], heads, out)
         return cls(
-            keys=_split(k, heads),
-            scores=chain(p["q_proj"]["weight"].T, by_head),
-            bias=p["q_proj"]["bias"] @ by_head,
-            values=chain(v, p["out_proj"]["weight"].T),
+            keys=k,
+            scores=_scores(k, p["q_proj"]["weight"]),
+            bias=(k @ p["q_proj"]["bias"].reshape(heads, -1, 1)).reshape(len(k), -1),
+            values=[fold(v, out)] if folds else [_by_head(v).swapaxes(1, 2), out],
             norm=[p["out_proj"]["bias"], layer["norm4"]["weight"], layer["norm4"]["bias"]],
         )
 
 
 def _scaled(x: Array, p: dict, heads: int) -> Array:
-    """Project tokens, and scale them in place of the scores: by ``log2(e) / sqrt(d)``.
+    """Project tokens (B, T, C) -> (B, heads, T, d), scaled by ``log2(e) / sqrt(d)`` for the scores.
 
     So the softmax is over powers of 2, which take fewer steps than powers of e.
     """
-    x = linear(x, **p)
-    return x * np.float32(np.log2(np.e) / np.sqrt(x.shape[-1] // heads))
+    x = _split(linear(x, **p), heads)
+    return x * np.float32(np.log2(np.e) / np.sqrt(x.shape[-1]))
 
 
 def _split(x: Array, heads: int) -> Array:

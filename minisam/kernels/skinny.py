@@ -7,25 +7,41 @@ lies, is twice as fast.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from .. import threads
 from .compiled import FASTMATH, kernel
+from .elementwise import rows_of
 
 Array = np.ndarray
 FEW = 16  # rows; from about 28 BLAS is faster
+WORTH = 2_000_000  # multiplications: a tenth of a millisecond; waking the threads costs a third
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Twin of `minisam.layers.linear`."""
-    rows = np.ascontiguousarray(x, np.float32).reshape(-1, x.shape[-1])
-    if not 1 < len(rows) <= FEW or bias is None:
-        y = x @ weight.T
-        return y if bias is None else np.add(y, bias, out=y)
+    rows = rows_of(x)  # of all leading axes together, which np.matmul would take one by one
     out = np.empty((len(rows), len(weight)), np.float32)
-    few_rows(_locked(rows), _locked(weight), _locked(bias), out)
-    return out.reshape(*x.shape[:-1], -1)
+    if 1 < len(rows) <= FEW:
+        bias = np.zeros(len(weight), np.float32) if bias is None else bias
+        few = _locked(rows), _locked(weight), _locked(bias)
+        _share(lambda some: few_rows(*few, some.start, some.stop, out), rows, weight)
+    else:
+        _share(lambda some: np.matmul(rows, weight[some].T, out=out[:, some]), rows, weight)
+        if bias is not None:
+            out += bias
+    return out.reshape(*x.shape[:-1], len(weight))
+
+
+def _share(task: Callable[[slice], object], rows: Array, weight: Array) -> None:
+    """Do all outputs: at once, or on all threads where that is worth waking them."""
+    if len(rows) * weight.size < WORTH:
+        task(slice(0, len(weight)))
+    else:
+        threads.parallel(task, threads.blocks(len(weight), len(weight)))
 
 
 def _locked(x: Array) -> Array:
@@ -36,10 +52,10 @@ def _locked(x: Array) -> Array:
 
 
 @kernel(fastmath=FASTMATH | {"reassoc"})
-def few_rows(x: Any, weight: Any, bias: Any, out: Any) -> None:
-    """``x @ weight.T + bias``: x (n, n_in), weight (n_out, n_in), out (n, n_out)."""
+def few_rows(x: Any, weight: Any, bias: Any, start: Any, stop: Any, out: Any) -> None:
+    """``x @ weight.T + bias`` for outputs start:stop; x (n, n_in), weight (n_out, n_in)."""
     n, width = x.shape
-    for o in range(len(weight)):
+    for o in range(start, stop):
         row = weight[o]
         for i in range(0, n - 3, 4):  # four at a time share what is read of the weights
             a, b, c, d = x[i], x[i + 1], x[i + 2], x[i + 3]
