@@ -50,6 +50,9 @@ class Report:
         (`pred_iou_thresh`), because another threshold would have changed them
         (`stability_score_thresh`), at the edge of a crop, by non-maximum suppression, and as
         duplicates of others after their small regions were removed.
+    best_iou, best_stability : float
+        The highest predicted IoU, and the highest stability of those whose predicted IoU was high
+        enough: how far the thresholds were out of reach.
     """
 
     points: int = 0
@@ -60,6 +63,8 @@ class Report:
     cut_off: int = 0
     duplicates: int = 0
     small: int = 0
+    best_iou: float = 0.0
+    best_stability: float = 0.0
 
     @property
     def masks(self) -> int:
@@ -67,7 +72,7 @@ class Report:
         dropped = self.low_iou + self.unstable + self.cut_off + self.duplicates + self.small
         return self.candidates - dropped
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, int | float]:
         """The numbers, for JSON."""
         return {**asdict(self), "masks": self.masks}
 
@@ -82,6 +87,19 @@ class Report:
         dropped = [f"{count} {reason}" for reason, count in reasons.items() if count]
         text = f"{self.points} points, {self.candidates} candidates"
         return f"{text} - {' - '.join(dropped)} = {self.masks} masks" if dropped else text
+
+    def advice(self) -> str:
+        """What to change when nothing is left; empty when there are masks."""
+        if self.masks:
+            return ""
+        if self.low_iou == self.candidates:
+            return f"the best predicted IoU was {self.best_iou:.2f}: lower pred_iou_thresh"
+        if self.low_iou + self.unstable == self.candidates:
+            return (
+                f"the best stability was {self.best_stability:.2f}: lower stability_score_thresh "
+                "or stability_score_offset"
+            )
+        return "all masks were cut off by crops: use fewer layers"
 
 
 class SamAutomaticMaskGenerator:
@@ -206,9 +224,7 @@ class SamAutomaticMaskGenerator:
         )
         if len(crops) > 1:
             # a smaller crop saw the object larger
-            found = self._without_duplicates(
-                found, 1 / box_area(found.crops), self.crop_nms_thresh
-            )
+            found = self._without_duplicates(found, 1 / box_area(found.crops), self.crop_nms_thresh)
         if self.min_mask_region_area > 0:
             found = self._without_small_regions(found, photo)
         return [self._record(found, i, photo) for i in range(len(found))]
@@ -248,6 +264,7 @@ class SamAutomaticMaskGenerator:
             self.report.points += n
             self.report.candidates += good.size
             self.report.low_iou += int(good.size - good.sum())
+            self.report.best_iou = max(self.report.best_iou, float(iou.max()))
             any_good = good.any(axis=1)
             if any_good.any():
                 logits = draw_masks(tokens[any_good], image[any_good], p, draw)
@@ -275,6 +292,7 @@ class SamAutomaticMaskGenerator:
             if self.stability_score_thresh > 0:
                 keep = stability >= np.float32(self.stability_score_thresh)
             self.report.unstable += int((~keep).sum())
+            self.report.best_stability = max(self.report.best_stability, float(stability.max()))
             boxes = np.zeros((len(masks), 4), np.int64)
             boxes[keep] = boxes_in_photo(masks[keep], crop)
             cut = keep & near_crop_edge(boxes, crop, size)

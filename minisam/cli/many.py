@@ -1,0 +1,294 @@
+"""The command line for every object of a photo, and for many photos.
+
+`add_arguments` imports nothing heavy: ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MinisamError
+from .progress import Line
+
+if TYPE_CHECKING:
+    from ..batch import Found, Task
+    from ..everything import Report
+    from ..model import Sam
+
+FORMATS = ("picture", "coco", "png", "folder", "polygon")  # as minisam.exports has them
+GENERATOR: dict[str, tuple[type, str]] = {  # argument of SamAutomaticMaskGenerator -> type, help
+    "points_per_side": (int, "ask at N x N points (default 32)"),
+    "points_per_batch": (int, "points between two steps of the progress line (default 64)"),
+    "pred_iou_thresh": (float, "drop masks that the model itself rates lower (default 0.88)"),
+    "stability_score_thresh": (float, "drop masks that another threshold would change (0.95)"),
+    "stability_score_offset": (float, "how far to move that threshold (default 1.0)"),
+    "box_nms_thresh": (float, "boxes that overlap more are duplicates (default 0.7)"),
+    "crop_n_layers": (int, "look at crops, too: 1 for 2 x 2, 2 for 4 x 4 more (default 0)"),
+    "crop_nms_thresh": (float, "as --box-nms-thresh, between crops (default 0.7)"),
+    "crop_overlap_ratio": (float, "how much crops overlap (default 0.34)"),
+    "crop_n_points_downscale_factor": (int, "fewer points in crops, by this factor (default 1)"),
+    "min_mask_region_area": (int, "fill holes and remove islands of fewer pixels (default 0)"),
+}
+ONE_PROMPT = ("point", "neg", "box", "mask_input")
+ONE_PROMPT_RESULTS = ("overlay", "mask", "cutout", "logits", "json", "all")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `run` understands."""
+    g = parser.add_argument_group("every object, and many photos")
+    g.add_argument("--everything", action="store_true",
+                   help="find every object, without a prompt")  # fmt: skip
+    g.add_argument("--prompts", metavar="FILE",
+                   help="boxes of many photos: a .csv with lines photo,x0,y0,x1,y1 or a .json "
+                        'with {"photo.jpg": [[x0, y0, x1, y1], ...]}')  # fmt: skip
+    g.add_argument("--format", metavar="LIST", type=_formats,
+                   help="results, with commas between: picture (all masks painted on the photo; "
+                        "the default), coco (COCO JSON), png (one label map), folder (a picture "
+                        "of each mask and a table), polygon (GeoJSON, in pixels)")  # fmt: skip
+    g.add_argument("--dask", metavar="ADDRESS",
+                   help="work on the machines of a Dask cluster, such as "
+                        "tcp://10.0.0.5:8786")  # fmt: skip
+    g = parser.add_argument_group("filters of --everything (as in segment-anything)")
+    for name, (kind, text) in GENERATOR.items():
+        g.add_argument(_option(name), type=kind, metavar="N" if kind is int else "X", help=text)
+
+
+def wanted(args: argparse.Namespace) -> bool:
+    """Whether these arguments are for `run`.
+
+    Raises
+    ------
+    MinisamError
+        They are not, but some of them would be.
+    """
+    if args.everything or args.prompts:
+        return True
+    for name in ("format", "dask", *GENERATOR):
+        if getattr(args, name) is not None:
+            raise MinisamError(f"{_option(name)} goes with --everything or --prompts")
+    return False
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the command line asks for; returns the exit status.
+
+    Raises
+    ------
+    MinisamError
+        Bad input, in one line, except for that of one photo of many.
+    """
+    _check(args)
+    from .. import batch
+    from ..everything import SamAutomaticMaskGenerator
+    from ..model import load
+    from ..prompt_file import read_prompts
+
+    photos = list(_expand(args.photos))
+    boxes = read_prompts(args.prompts, photos) if args.prompts else None
+    tasks = batch.name_tasks(photos or boxes or (), boxes)
+    if args.photos and not tasks:
+        raise MinisamError(f"no picture in {args.photos[0]}")
+    alone = len(tasks) == 1 and not args.prompts and not args.dask
+    if not alone and args.out is None:
+        raise MinisamError("the results of several photos need a folder: --out results/")
+    with Line() as line:
+        line.show(f"loading {args.model}")
+        sam = load(args.model)
+    settings = {name: getattr(args, name) for name in GENERATOR if getattr(args, name) is not None}
+    SamAutomaticMaskGenerator(sam, **settings)  # refuses bad ones now, not photo by photo
+    model = str(Path(args.model).absolute()) if Path(args.model).exists() else args.model
+    job = batch.Job(model, sam.fingerprint, args.format or ("picture",), settings)
+    if alone:
+        return _one(args, tasks[0], job, sam)
+    return _many(args, tasks, job, sam)
+
+
+# ---------------------------------------------------------------------- one photo
+
+
+def _one(args: argparse.Namespace, task: Task, job: Any, sam: Sam) -> int:
+    from .. import batch
+
+    with Line() as line:
+        line.show("encoding")
+        found = batch.find_masks(task, job, sam, lambda report: _show(line, "segmenting", report))
+    if found.failure:
+        raise MinisamError(found.failure)
+    paths = _write_free(args, found)
+    print(_told(found))
+    for path in _shown(paths):
+        print(f"  {path}")
+    if found.advice:
+        print(f"nothing is left: {found.advice}")
+    return 0
+
+
+def _write_free(args: argparse.Namespace, found: Found) -> list[Path]:
+    """Write under the first names that are free: photo_coco.json, photo-2_coco.json, ..."""
+    from ..files import FileTaken, write_together
+
+    out = args.out or ""
+    exact = Path(out).suffix.lower() in (".png", ".json", ".geojson")
+    if exact:
+        endings = {Path(suffix).suffix for suffix in found.files}
+        if len(found.files) != 1 or endings != {Path(out).suffix.lower()}:
+            raise MinisamError(
+                f"--out {out} is one file, but these are to be written: "
+                f"{', '.join(sorted(found.files)[:3])}; give a folder or the beginning of the names"
+            )
+        write_together({Path(out): next(iter(found.files.values()))}, overwrite=args.force)
+        return [Path(out)]
+    in_folder = not out or Path(out).is_dir() or out.endswith(("/", os.sep))
+    prefix = Path(out) / found.task.name if in_folder else Path(out)
+    for number in itertools.count(1):
+        tail = f"-{number}" if number > 1 else ""
+        files = {
+            prefix.parent / f"{prefix.name}{tail}{suffix}": data
+            for suffix, data in found.files.items()
+        }
+        tops = {_top(path, prefix) for path in files}
+        if not args.force and any(map(os.path.lexists, tops)):
+            continue
+        for folder in {path.parent for path in files}:
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            write_together(files, overwrite=args.force)
+        except FileTaken:  # by another process, a moment ago
+            continue
+        return list(files)
+    raise AssertionError("count() never ends")
+
+
+def _top(path: Path, prefix: Path) -> Path:
+    """The file, or the folder of results that it lies in."""
+    return path if path.parent == prefix.parent else path.parent
+
+
+# ---------------------------------------------------------------------- many photos
+
+
+def _many(args: argparse.Namespace, tasks: list[Task], job: Any, sam: Sam) -> int:
+    from .. import batch
+
+    journal = batch.Journal(Path(args.out), job)
+    skipped = sum(map(journal.is_done, tasks))
+    if skipped:
+        print(f"{skipped} of {len(tasks)} photos are finished already")
+    counter = _Counter(len(tasks) - skipped)
+    with Line() as line:
+
+        def find(todo: list[Task]) -> Iterator[Found]:
+            if args.dask:
+                line.show("waiting for the cluster")
+                return batch.find_on_cluster(todo, job, args.dask)
+            return batch.find_here(
+                todo, job, sam, lambda report: _show(line, counter.text(), report)
+            )
+
+        line.show(counter.text())
+        failures = []
+        for found in batch.run(tasks, journal, find, overwrite=args.force):
+            counter.done += 1
+            line.show("")
+            if found.failure:
+                failures.append(found.failure)
+                print(f"[{counter.done}/{counter.total}] failed: {found.failure}", flush=True)
+            else:
+                print(f"[{counter.done}/{counter.total}] {_told(found)}", flush=True)
+            line.show(counter.text())
+    finished = len(tasks) - len(failures)
+    print(f"{finished} of {len(tasks)} photos finished, results in {args.out}")
+    if failures:
+        print(f"{len(failures)} failed:")
+        for failure in failures:
+            print(f"  {failure}")
+    return 1 if failures else 0
+
+
+@dataclasses.dataclass
+class _Counter:
+    """Photos done, and how long the rest will take."""
+
+    total: int
+    done: int = 0
+    start: float = dataclasses.field(default_factory=time.monotonic)
+
+    def text(self) -> str:
+        left = ""
+        if self.done:
+            seconds = (time.monotonic() - self.start) / self.done * (self.total - self.done)
+            left = f", {_duration(seconds)} left"
+        return f"photo {min(self.done + 1, self.total)} of {self.total}{left}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+# ---------------------------------------------------------------------- common
+
+
+def _show(line: Line, what: str, report: Report) -> None:
+    line.count(what, report.points, report.of_points, f"{report.masks} masks, point")
+
+
+def _told(found: Found) -> str:
+    """One line about a photo."""
+    text = f"{found.task.photo}: {found.masks} masks in {found.seconds:.1f} s"
+    return f"{text} ({found.note})" if found.note else text
+
+
+def _shown(paths: list[Path]) -> list[Path]:
+    """The files, and instead of a folder's contents the folder."""
+    folders = [path.parent for path in paths if path.name == "metadata.csv"]
+    return folders + [path for path in paths if path.parent not in folders]
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what does not go together."""
+    mode = "--everything" if args.everything else "--prompts"
+    if args.everything and args.prompts:
+        raise MinisamError("--everything needs no prompts: give it or --prompts, not both")
+    for name in ONE_PROMPT:
+        if getattr(args, name):
+            raise MinisamError(f"{_option(name)} is for one photo and does not go with {mode}")
+    for name in ONE_PROMPT_RESULTS:
+        if getattr(args, name):
+            raise MinisamError(
+                f"--{name} does not go with {mode}; choose among --format {','.join(FORMATS)}"
+            )
+    if args.everything and not args.photos:
+        raise MinisamError("no photo given: minisam photo.jpg --everything")
+
+
+def _expand(photos: list[str]) -> Iterator[str]:
+    """The photos, and those in folders that are given."""
+    for photo in photos:
+        if Path(photo).is_dir():
+            from PIL import Image
+
+            endings = Image.registered_extensions()
+            yield from sorted(str(p) for p in Path(photo).iterdir() if p.suffix.lower() in endings)
+        else:
+            yield photo
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in names:
+        if name not in FORMATS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(FORMATS)}")
+    return names
