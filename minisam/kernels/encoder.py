@@ -1,13 +1,14 @@
 """The image encoder's fast path: the twins of `block`, the attentions, `mlp`, and both ends.
 
-Nearly all the time goes into matrix products, and BLAS does those. What this file adds is order:
+Nearly all the time goes into matrix products, and `matmul` does those. What this file adds is
+order:
 
-* Rows of tokens are shared out between threads, and everything that happens to a row between two
-  attentions (projection, residual, norm, MLP) happens while it is in the cache.
+* Rows of tokens are shared out between threads a few at a time, and everything that happens to a
+  row between two attentions (projection, residual, norm, MLP) happens while it is in the cache.
 * Queries, keys and values are laid out head by head and window by window once, right after their
   product, so that each window is a plain matrix afterwards.
-* Scores are computed transposed, (keys, queries): OpenBLAS is a third faster at that shape, and
-  the softmax of 16 queries then takes one vector instruction at every step.
+* Scores are kept as (keys, queries): every step of the softmax then takes one vector instruction
+  for 16 queries, and the weights go into the product with the values as they stand.
 
 What the plain functions compute and these leave out, because it cannot change the result:
 
@@ -29,11 +30,13 @@ from ..layers import resize_linear
 from . import scalars
 from .compiled import kernel, vector
 from .elementwise import add_rows, gelu_rows, norm_rows, rows_of
+from .matmul import LANES, linear, pack, product
 
 Array = np.ndarray
 
-ROWS = 1024  # tokens of one task: with fewer, BLAS repacks the weights more often
-SCORES = 128 * 4096  # of one task: 2 MB, which is 128 queries and 4096 keys of global attention
+ROWS = 64  # tokens of one task: with their hidden values of the MLP they take a megabyte
+SCORES = 64 * 4096  # of one task: 1 MB, which is 64 queries and 4096 keys of global attention
+KEYS = 512  # of one pass of the product with the values
 LOWEST = np.float32(-3e38)
 EPS = np.float32(1e-6)
 LOG2_E = 1.4426950408889634
@@ -68,30 +71,31 @@ def _finish(x: Array, mixed: Array, p: dict) -> Array:
         What the attention computed.
     """
     out = np.empty_like(x)
-    proj, proj_bias = p["attn"]["proj"]["weight"].T, vector(p["attn"]["proj"]["bias"])
+    proj, proj_bias = pack(p["attn"]["proj"]["weight"]), vector(p["attn"]["proj"]["bias"])
     norm = vector(p["norm2"]["weight"]), vector(p["norm2"]["bias"])
-    hidden_layer = _hidden_layer(p["mlp"]["lin1"])
-    narrow, bias = p["mlp"]["lin2"]["weight"].T, vector(p["mlp"]["lin2"]["bias"])
+    hidden_layer = _hidden_layer(**p["mlp"]["lin1"])
+    narrow, bias = pack(p["mlp"]["lin2"]["weight"]), vector(p["mlp"]["lin2"]["bias"])
 
     def finish(some: slice) -> None:
-        y = np.matmul(mixed[some], proj, out=out[some])
+        y = out[some]
+        linear(mixed[some], proj, y)
         add_rows(y, proj_bias, x[some])
         z = threads.workspace("normed", *y.shape)
         norm_rows(y, *norm, EPS, z)
-        hidden = hidden_layer(z)
-        add_rows(y, bias, np.matmul(hidden, narrow, out=z))
+        linear(hidden_layer(z), narrow, z)
+        add_rows(y, bias, z)
 
     threads.parallel(finish, threads.blocks(len(x), ROWS))
     return out
 
 
-def _hidden_layer(lin1: dict) -> Callable[[Array], Array]:
+def _hidden_layer(weight: Array, bias: Array) -> Callable[[Array], Array]:
     """The MLP's first layer and GELU, into this thread's scratch array."""
-    widen, bias = lin1["weight"].T, vector(lin1["bias"])
+    panels, bias = pack(weight), vector(bias)
 
     def hidden_layer(x: Array) -> Array:
-        hidden = threads.workspace("hidden", len(x), widen.shape[1])
-        np.matmul(x, widen, out=hidden)
+        hidden = threads.workspace("hidden", len(x), len(bias))
+        linear(x, panels, hidden)
         gelu_rows(hidden, bias)
         return hidden
 
@@ -101,11 +105,12 @@ def _hidden_layer(lin1: dict) -> Callable[[Array], Array]:
 def mlp(x: Array, lin1: dict, lin2: dict) -> Array:
     """Twin of `minisam.layers.mlp`: the hidden values of a block of rows never leave the cache."""
     rows = rows_of(x)
-    hidden_layer = _hidden_layer(lin1)
-    out = np.empty((len(rows), lin2["weight"].shape[0]), np.float32)
+    hidden_layer = _hidden_layer(**lin1)
+    narrow = pack(lin2["weight"])
+    out = np.empty((len(rows), len(lin2["weight"])), np.float32)
 
     def run(some: slice) -> None:
-        np.matmul(hidden_layer(rows[some]), lin2["weight"].T, out=out[some])
+        linear(hidden_layer(rows[some]), narrow, out[some])
         out[some] += lin2["bias"]
 
     threads.parallel(run, threads.blocks(len(rows), ROWS))
@@ -128,10 +133,11 @@ def attention(x: Array, p: dict, *, heads: int) -> Array:
 
 
 def _project(x: Array, weight: Array, bias: Array) -> Array:
+    panels = pack(weight)
     out = np.empty((len(x), len(weight)), np.float32)
 
     def run(some: slice) -> None:
-        np.matmul(x[some], weight.T, out=out[some])
+        linear(x[some], panels, out[some])
         out[some] += bias
 
     threads.parallel(run, threads.blocks(len(x), ROWS))
@@ -207,13 +213,28 @@ def _attend(normed: Callable[[slice], Array], grid: tuple[int, int], p: dict, he
     out = np.empty((len(place), heads, d), np.float32)
 
     def attend(task: tuple[Window, slice, slice]) -> None:
-        window, some_heads, tile = task
-        inside = slice(window.start, window.stop)
-        first = tile.start - window.start
-        mixed, total = _attend_tile(
-            q[some_heads, tile], k[some_heads, inside], v[some_heads, inside], tables, window, first
+        window, heads_of_task, tile = task
+        head = heads_of_task.start
+        group, queries = heads_of_task.stop - head, tile.stop - tile.start
+        padded = -(-queries // LANES) * LANES  # whole vectors; the rest is dropped at the end
+        q_t = threads.workspace("queries", group, d, padded)
+        scores = threads.workspace("scores", group, window.stop - window.start, padded)
+        by_distance = threads.workspace("distances", group, len(tables), padded)
+        total = threads.workspace("total", group, padded)
+        mixed = threads.workspace("mixed", group, d, padded)
+
+        turn(q, head, tile.start, queries, q_t)
+        compare(q_t, k, head, window.start, tables, scores, by_distance)
+        query_row, query_col = np.divmod(
+            np.arange(padded) % queries + tile.start - window.start, window.cols
         )
-        put_back(mixed, total, value_bias, order[tile], some_heads.start, out)
+        soften(
+            scores, by_distance, window.rows, window.cols, query_row, query_col,
+            threads.workspace("by_row", window.H, padded),
+            threads.workspace("by_col", window.W, padded),
+            threads.workspace("scratch", 2, padded), total)  # fmt: skip
+        mix(scores, v, head, window.start, mixed)
+        put_back(mixed, total, value_bias, order[tile], head, out)
 
     threads.parallel(attend, _tasks(windows, heads))
     return out.reshape(len(place), heads * d)
@@ -242,57 +263,18 @@ def _head_by_head(normed: Callable[[slice], Array], place: Array, qkv: dict,
 
     Queries come with their bias and factor, keys and values without their bias: see the top.
     """
-    weight = qkv["weight"].T
-    d = weight.shape[1] // (3 * heads)
+    panels, wide = pack(qkv["weight"]), len(qkv["weight"])
+    d = wide // (3 * heads)
     bias, factor = vector(qkv["bias"][: heads * d]), np.float32(LOG2_E / d**0.5)
     q, k, v = (np.empty((heads, len(place), d), np.float32) for _ in range(3))
 
     def run(some: slice) -> None:
-        x = normed(some)
-        y = np.matmul(x, weight, out=threads.workspace("qkv", len(x), weight.shape[1]))
+        y = threads.workspace("qkv", some.stop - some.start, wide)
+        linear(normed(some), panels, y)
         sort_heads(y, bias, factor, place[some], q, k, v)
 
     threads.parallel(run, threads.blocks(len(place), ROWS))
     return q, k, v
-
-
-def _attend_tile(q: Array, k: Array, v: Array, tables: Array, window: Window,
-                 first: int) -> tuple[Array, Array]:  # fmt: skip
-    """Attention of some queries to all keys of their window, for several heads.
-
-    Parameters
-    ----------
-    q : (heads, Q, d)
-    k, v : (heads, K, d)
-    tables : (2 * H - 1 + 2 * W - 1, d)
-        Learned vectors for every distance in rows, then every distance in columns.
-    window : Window
-    first : int
-        Where in the window the first query stands.
-
-    Returns
-    -------
-    mixed : (heads, Q, d)
-        Sums of the values, not yet divided by the total of the weights.
-    total : (heads, Q)
-    """
-    heads, queries, d = q.shape
-    q_t = q.transpose(0, 2, 1)
-    scores = threads.workspace("scores", heads, k.shape[1], queries)
-    np.matmul(k, q_t, out=scores)
-    by_distance = threads.workspace("distances", heads, len(tables), queries)
-    np.matmul(tables, q_t, out=by_distance)
-    total = threads.workspace("total", heads, queries)
-    query_row, query_col = np.divmod(np.arange(first, first + queries), window.cols)
-    soften(
-        scores, by_distance, window.rows, window.cols, query_row, query_col,
-        threads.workspace("by_row", window.H, queries),
-        threads.workspace("by_col", window.W, queries),
-        threads.workspace("scratch", 2, queries), total)  # fmt: skip
-    mixed = np.matmul(
-        scores.transpose(0, 2, 1), v, out=threads.workspace("mixed", heads, queries, d)
-    )
-    return mixed, total
 
 
 @kernel
@@ -310,6 +292,56 @@ def sort_heads(y: Any, bias: Any, factor: Any, place: Any, q: Any, k: Any, v: An
                 k[h, to, c] = y[i, inner + start + c]
             for c in range(d):
                 v[h, to, c] = y[i, 2 * inner + start + c]
+
+
+@kernel
+def turn(q: Any, head: Any, start: Any, count: Any, out: Any) -> None:
+    """Queries of some heads, q (heads, N, d) -> out (g, d, Q), with zeros from `count` on."""
+    heads, d, queries = out.shape
+    for h in range(heads):
+        for c in range(d):
+            for r in range(count):
+                out[h, c, r] = q[head + h, start + r, c]
+            for r in range(count, queries):
+                out[h, c, r] = np.float32(0)
+
+
+@kernel
+def compare(q_t: Any, k: Any, head: Any, start: Any, tables: Any, scores: Any, by_distance: Any,
+            ) -> None:  # fmt: skip
+    """Products of queries with the keys of their window, and with the tables of distances.
+
+    Parameters
+    ----------
+    q_t : (g, d, Q)
+    k : (heads, N, d)
+        Of which heads from `head` and tokens from `start` are used.
+    tables : (distances, d)
+    scores : (g, keys, Q)
+    by_distance : (g, distances, Q)
+    """
+    heads, d, queries = q_t.shape
+    keys, distances = scores.shape[1], len(tables)
+    for h in range(heads):
+        first = ((head + h) * k.shape[1] + start) * d
+        product(k, first, d, 1, q_t, h * d * queries, queries,
+                scores, h * keys * queries, queries, keys, queries, d, False)  # fmt: skip
+        product(tables, 0, d, 1, q_t, h * d * queries, queries,
+                by_distance, h * distances * queries, queries, distances, queries, d,
+                False)  # fmt: skip
+
+
+@kernel
+def mix(scores: Any, v: Any, head: Any, start: Any, mixed: Any) -> None:
+    """Sums of values by weight: scores (g, keys, Q), v (heads, N, d) -> mixed (g, d, Q)."""
+    heads, keys, queries = scores.shape
+    d = v.shape[2]
+    for h in range(heads):
+        for key in range(0, keys, KEYS):
+            first = ((head + h) * v.shape[1] + start + key) * d
+            product(v, first, 1, d, scores, (h * keys + key) * queries, queries,
+                    mixed, h * d * queries, queries, d, queries, min(KEYS, keys - key),
+                    key > 0)  # fmt: skip
 
 
 @kernel
@@ -379,21 +411,21 @@ def soften(scores: Any, by_distance: Any, rows: Any, cols: Any, query_row: Any, 
 
 @kernel
 def put_back(mixed: Any, total: Any, bias: Any, order: Any, head: Any, out: Any) -> None:
-    """``mixed / total + bias`` to its place: mixed (g, Q, d) -> out (N, heads, d), heads from head.
+    """``mixed / total + bias`` to its place: mixed (g, d, Q) -> out (N, heads, d), from `head` on.
 
     Parameters
     ----------
     total : (g, Q)
     bias : (heads, d)
-    order : (Q,) int64
-        Token of each query.
+    order : (queries,) int64
+        Token of each query; what is beyond was padding.
     """
-    heads, queries, d = mixed.shape
+    heads, d, _ = mixed.shape
     for h in range(heads):
-        for r in range(queries):
+        for r in range(len(order)):
             share = np.float32(1) / total[h, r]
             for c in range(d):
-                out[order[r], head + h, c] = mixed[h, r, c] * share + bias[head + h, c]
+                out[order[r], head + h, c] = mixed[h, c, r] * share + bias[head + h, c]
 
 
 # ---------------------------------------------------------------------- both ends
@@ -406,13 +438,13 @@ def patch_embed(image: Array, weight: Array, bias: Array) -> Array:
     h, w = height // size, width // size
     out = np.empty((h, w, dim), np.float32)
     patches = image[:, : h * size, : w * size].reshape(channels, h, size, w, size)
-    filters = weight.reshape(dim, -1).T
+    filters = pack(weight.reshape(dim, -1))
 
     def embed(some: slice) -> None:
         rows = threads.workspace("patches", some.stop - some.start, w, channels, size, size)
         rows[:] = patches[:, some].transpose(1, 3, 0, 2, 4)
         part = out[some].reshape(-1, dim)
-        np.matmul(rows.reshape(len(part), -1), filters, out=part)
+        linear(rows.reshape(len(part), -1), filters, part)
         part += bias
 
     threads.parallel(embed, threads.blocks(h, max(1, ROWS // w)))
@@ -426,15 +458,16 @@ def neck(x: Array, p: list) -> Array:
     first, second = p[0]["weight"], p[2]["weight"]
     c, k = len(second), second.shape[2]
     pad = k // 2
-    # (C, C, k, k) -> (k * k * C, C): for every neighbour, all its channels
-    taps = np.ascontiguousarray(second.transpose(2, 3, 1, 0)).reshape(-1, c)
+    narrow_panels = pack(first[:, :, 0, 0])
+    # (C, C, k, k) -> (C, k * k * C): for every neighbour, all its channels
+    taps = pack(second.transpose(0, 2, 3, 1).reshape(c, -1))
     norms = [(vector(norm["weight"]), vector(norm["bias"])) for norm in (p[1], p[3])]
     padded = np.zeros((h + 2 * pad, w + 2 * pad, len(first)), np.float32)
     out = np.empty((c, h, w), np.float32)
 
     def narrow(some: slice) -> None:
         part = rows.reshape(h, w, -1)[some].reshape(-1, rows.shape[1])
-        y = np.matmul(part, first[:, :, 0, 0].T, out=threads.workspace("narrow", len(part), c))
+        linear(part, narrow_panels, y := threads.workspace("narrow", len(part), c))
         norm_rows(y, *norms[0], EPS, normed := threads.workspace("normed", len(part), c))
         padded[some.start + pad : some.stop + pad, pad : pad + w] = normed.reshape(-1, w, c)
 
@@ -444,7 +477,7 @@ def neck(x: Array, p: list) -> Array:
         for dy in range(k):
             for dx in range(k):
                 columns[:, :, dy, dx] = padded[some.start + dy : some.stop + dy, dx : dx + w]
-        y = np.matmul(columns.reshape(n, -1), taps, out=threads.workspace("narrow", n, c))
+        linear(columns.reshape(n, -1), taps, y := threads.workspace("narrow", n, c))
         norm_rows(y, *norms[1], EPS, normed := threads.workspace("normed", n, c))
         out[:, some] = normed.T.reshape(c, -1, w)
 

@@ -1,0 +1,216 @@
+"""Matrix products at the speed of the arithmetic units.
+
+`tile` is the only place in the package that is written in LLVM's own terms. It computes four rows
+by four vectors of a product, and keeps those sixteen sums in registers for the whole depth of the
+product: each number that it loads is used at least four times. A compiler does not find this by
+itself: the same loops in Python reach a third of the speed.
+
+A BLAS does the same, and before every call copies both factors into an order that suits it. Here
+the caller chooses layouts such that nothing has to be copied (`product`), or the weights are, once
+for all rows (`pack`, `linear`). And what comes before and after a product - norm, bias, GELU,
+softmax - finds its numbers in the cache, for rows are handed over a few at a time.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .. import threads
+from .compiled import kernel
+
+Array = np.ndarray
+
+_features = binding.get_host_cpu_features() if platform.machine() in ("x86_64", "AMD64") else {}
+# floats in a vector register, and vectors in a tile: 16 sums, 4 loaded vectors and a copied number
+# must fit into the registers, of which AVX-512 and ARM have 32, older x86 16
+LANES = 16 if _features.get("avx512f") else 8 if _features else 4
+VECTORS = 2 if LANES == 8 else 4
+ROWS = 4
+PANEL = VECTORS * LANES  # columns of a tile
+DEPTH = 768  # of one pass: 768 x 64 weights take 196 kB, and stay in the cache for all rows
+
+
+def pack(weight: Array) -> Array:
+    """Sort a weight for `linear`: panels of `PANEL` outputs, input by input.
+
+    Parameters
+    ----------
+    weight : (n_out, n_in) float32
+        May be a view of a file; any memory order.
+
+    Returns
+    -------
+    (panels, n_in, PANEL) float32
+        Zeros where the last panel has no outputs.
+    """
+    n_out, n_in = weight.shape
+    panels = np.empty((-(-n_out // PANEL), n_in, PANEL), np.float32)
+
+    def fill(i: int) -> None:
+        part = weight[i * PANEL : (i + 1) * PANEL]
+        panels[i, :, : len(part)] = part.T
+        panels[i, :, len(part) :] = 0
+
+    threads.parallel(fill, range(len(panels)))
+    return panels
+
+
+@kernel
+def linear(x: Any, panels: Any, out: Any) -> None:
+    """``x @ weight.T``: x (n, n_in), panels from `pack` -> out (n, n_out)."""
+    n, n_in = x.shape
+    n_out = out.shape[1]
+    rest = n_out % LANES  # columns that do not fill a vector
+    scratch = np.empty((n if rest else 0, PANEL), np.float32)
+    for k in range(0, n_in, DEPTH):
+        depth = min(DEPTH, n_in - k)
+        for s in range(panels.shape[0]):
+            first = s * PANEL
+            columns = min(PANEL, n_out - first)
+            panel = (s * n_in + k) * PANEL
+            if columns % LANES == 0:
+                product(x, k, n_in, 1, panels, panel, PANEL, out, first, n_out, n, columns, depth,
+                        k > 0)  # fmt: skip
+            else:
+                product(x, k, n_in, 1, panels, panel, PANEL, scratch, 0, PANEL, n, PANEL, depth,
+                        k > 0)  # fmt: skip
+                for i in range(n):
+                    for j in range(columns):
+                        out[i, first + j] = scratch[i, j]
+
+
+@njit(nogil=True)
+def product(a: Any, a_at: Any, a_row: Any, a_step: Any, b: Any, b_at: Any, b_step: Any, out: Any,
+            out_at: Any, out_row: Any, rows: Any, columns: Any, depth: Any, add: Any,
+            ) -> None:  # fmt: skip
+    """``out = a @ b``, or ``out += a @ b``, of parts of arrays given by place and strides.
+
+    Parameters
+    ----------
+    a : array
+        Row i, step k is at ``a_at + i * a_row + k * a_step``, counted in floats: either axis may
+        be the contiguous one.
+    b : array
+        Step k, column j is at ``b_at + k * b_step + j``.
+    out : array
+        Row i, column j is at ``out_at + i * out_row + j``.
+    rows, columns, depth : int
+        `columns` is a multiple of `LANES`.
+    add : bool
+    """
+    for j in range(0, columns - PANEL + 1, PANEL):
+        for i in range(0, rows - ROWS + 1, ROWS):
+            tile(ROWS, VECTORS, a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step,
+                 out, out_at + i * out_row + j, out_row, depth, add)  # fmt: skip
+        for i in range(rows - rows % ROWS, rows):
+            tile(1, VECTORS, a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step,
+                 out, out_at + i * out_row + j, out_row, depth, add)  # fmt: skip
+    for j in range(columns - columns % PANEL, columns, LANES):
+        for i in range(0, rows - ROWS + 1, ROWS):
+            tile(ROWS, 1, a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step,
+                 out, out_at + i * out_row + j, out_row, depth, add)  # fmt: skip
+        for i in range(rows - rows % ROWS, rows):
+            tile(1, 1, a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step,
+                 out, out_at + i * out_row + j, out_row, depth, add)  # fmt: skip
+
+
+@intrinsic(prefer_literal=True)
+def tile(typing: Any, rows: Any, vectors: Any, a: Any, a_at: Any, a_row: Any, a_step: Any, b: Any,
+         b_at: Any, b_step: Any, out: Any, out_at: Any, out_row: Any, depth: Any, add: Any,
+         ) -> Any:  # fmt: skip
+    """`product` of `rows` rows and ``vectors * LANES`` columns, both literal."""
+    signature = types.void(rows, vectors, a, *[types.int64] * 3, b, *[types.int64] * 2, out,
+                           *[types.int64] * 3, types.boolean)  # fmt: skip
+    return signature, _Tile(rows.literal_value, vectors.literal_value).build
+
+
+_I64, _I32, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+_ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
+
+
+class _Tile:
+    """Writes the code of one shape of `tile`."""
+
+    def __init__(self, rows: int, vectors: int) -> None:
+        self.rows, self.vectors = range(rows), range(vectors)
+
+    def build(self, context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def start(array: int, at: Any) -> Any:
+            data = context.make_array(signature.args[array])(context, builder, args[array]).data
+            return builder.gep(builder.bitcast(data, _FLOAT.as_pointer()), [at])
+
+        (_, _, _, a_at, a_row, a_step, _, b_at, b_step, _, out_at, out_row, depth, add) = args
+        self.builder = builder
+        rows = self._rows(start(2, a_at), a_row)
+        sums = self._sums(rows, a_step, start(6, b_at), b_step, depth)
+        to = self._rows(start(9, out_at), out_row)
+        with builder.if_else(add) as (added, fresh):
+            with added:
+                self._store(sums, to, add=True)
+            with fresh:
+                self._store(sums, to, add=False)
+        return context.get_dummy_value()
+
+    def _rows(self, start: Any, stride: Any) -> list[Any]:
+        """Pointers to the first number of every row."""
+        b = self.builder
+        return [b.gep(start, [b.mul(stride, _I64(i))]) for i in self.rows]
+
+    def _sums(self, rows: list[Any], a_step: Any, b_start: Any, b_step: Any, depth: Any) -> Any:
+        """The loop over the depth. Its sums, (rows, vectors), live in registers."""
+        b = self.builder
+        before, loop, after = b.block, b.append_basic_block("depth"), b.append_basic_block("end")
+        b.branch(loop)
+        b.position_at_end(loop)
+        k, a_at, b_at = (self._looping(_I64, _I64(0), before) for _ in range(3))
+        sums = [[self._looping(_VECTOR, _ZEROS, before) for _ in self.vectors] for _ in self.rows]
+        loaded = [self._load(b.gep(b_start, [b.add(b_at, _I64(LANES * j))])) for j in self.vectors]
+        for i in self.rows:
+            number = self._repeat(b.load(b.gep(rows[i], [a_at])))
+            for j in self.vectors:
+                sums[i][j].add_incoming(self._multiply_add(number, loaded[j], sums[i][j]), loop)
+        for value, step in ((k, _I64(1)), (a_at, a_step), (b_at, b_step)):
+            value.add_incoming(b.add(value, step), loop)
+        b.cbranch(b.icmp_signed("<", k.incomings[1][0], depth), loop, after)
+        b.position_at_end(after)
+        return [[total.incomings[1][0] for total in row] for row in sums]
+
+    def _looping(self, kind: Any, first: Any, before: Any) -> Any:
+        value = self.builder.phi(kind)
+        value.add_incoming(first, before)
+        return value
+
+    def _repeat(self, number: Any) -> Any:
+        """The number in every lane of a vector."""
+        undefined = ir.Constant(_VECTOR, ir.Undefined)
+        vector = self.builder.insert_element(undefined, number, _I32(0))
+        everywhere = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
+        return self.builder.shuffle_vector(vector, undefined, everywhere)
+
+    def _multiply_add(self, x: Any, y: Any, z: Any) -> Any:
+        """``x * y + z``, in one instruction where the processor has it."""
+        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+        name = f"llvm.fmuladd.v{LANES}f32"
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, [x, y, z])
+
+    def _load(self, pointer: Any) -> Any:
+        vector = self.builder.load(self.builder.bitcast(pointer, _VECTOR.as_pointer()))
+        vector.align = 4
+        return vector
+
+    def _store(self, sums: Any, rows: list[Any], add: bool) -> None:
+        b = self.builder
+        for row, pointer in zip(sums, rows, strict=True):
+            for j, total in enumerate(row):
+                place = b.gep(pointer, [_I64(LANES * j)])
+                value = b.fadd(self._load(place), total) if add else total
+                b.store(value, b.bitcast(place, _VECTOR.as_pointer())).align = 4
