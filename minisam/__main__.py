@@ -49,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(args: Namespace) -> int:
     """Choose who answers, and load only that."""
+    from .cli import many
+
+    if many.wanted(args):
+        return many.run(args)
     if not args.photos:
         raise MinisamError("no photo given: minisam photo.jpg --point 500,375")
     prompted = args.point or args.neg or args.box or args.mask_input

@@ -25,6 +25,7 @@ examples:
   minisam photo.jpg --point 500,375 --json          numbers and masks for another program
   minisam photo.jpg --everything                    every object, without a prompt
   minisam photos/*.jpg --everything --format coco --out results/
+  minisam photos/*.jpg --prompts boxes.csv --out results/
 
 refine a mask:
   minisam photo.jpg --point 500,375 --logits first.npy
