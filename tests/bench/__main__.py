@@ -26,6 +26,7 @@ from .files import PROMPTS, read_config
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"minisam": "numpy", "PyTorch": "torch", "ONNX Runtime": "onnxruntime",
             "OpenVINO": "openvino"}  # fmt: skip
+CACHE = Path(tempfile.gettempdir()) / "minisam-bench"
 PAUSE = 0.3  # seconds before each turn: threads of the engine before go to sleep
 # row -> (step of the worker, how to print its seconds or bytes)
 TURNS = {
@@ -102,9 +103,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5, help="turns of every engine (default 5)")
     parser.add_argument("--threads", type=int, default=physical_cores(),
                         help="of every engine (default: physical cores)")  # fmt: skip
-    kept = Path(tempfile.gettempdir()) / "minisam-bench"
-    parser.add_argument("--cache", type=Path, default=kept,
-                        help="folder for weights and ONNX files (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--cache", type=Path, default=CACHE,
+                        help="where weights and ONNX files are kept (%(default)s)")  # fmt: skip
     args = parser.parse_args(arguments)
     if args.runs < 1 or args.threads < 1:
         parser.error("--runs and --threads are whole numbers above zero")

@@ -1,0 +1,68 @@
+"""The benchmark runs: nothing here looks at how long anything takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minisam.config import config_from_shapes, expected_shapes
+from tests.bench import __main__ as bench
+from tests.bench import stages
+from tests.bench.files import config_of
+
+from .recipe import VIT_B
+
+
+def test_our_own_rows_for_the_nano(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.main([
+        "--model", "nano", "--engines", "minisam", "--runs", "1", "--cache", str(tmp_path),
+        "--only", "encoder", "prompt", "mask", "stages", "memory",
+    ])  # fmt: skip
+    out = capsys.readouterr().out
+    for row in ("image encoder", "one prompt", "one mask", "peak memory", "two-way transformer",
+                "global attention", "np.matmul"):  # fmt: skip
+        assert row in out
+    assert "64 prompts" not in out, "was not asked for"
+    assert (tmp_path / "nano" / "weights.safetensors").exists()
+    table = [line for line in out.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in table)
+
+
+def test_an_engine_that_is_missing_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker = bench.Worker("OpenVINO", tmp_path / "nothing", 1)
+    worker.close()
+    assert worker.problem
+    with pytest.raises(SystemExit):
+        bench.parse(["--engines", "TensorFlow"])
+    assert "invalid choice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["vit_b", "vit_l", "vit_h"])
+def test_stand_in_shapes_are_those_of_meta(model: str) -> None:
+    config = config_of(model)
+    assert config.kind == model
+    assert config_from_shapes(expected_shapes(config)) == config
+    assert model != "vit_b" or config == VIT_B
+
+
+def test_arithmetic_is_counted() -> None:
+    flops = stages.encoder_flops(VIT_B)
+    n, d = 4096, 768
+    assert flops["MLP"] == 2 * n * d * 3072 * 2
+    assert flops["global attention"] == 2 * n * d * (3 * d + d) + 2 * n * n * d * 2
+    sides = np.array([14, 14, 14, 14, 8])  # of the windows, along each axis
+    windows = np.outer(sides, sides) ** 2
+    assert flops["windowed attention"] == 2 * n * d * 4 * d + 4 * windows.sum() * d
+    assert 9.0e11 < flops["encoder"] < 9.6e11
+    prompt = stages.decoder_flops(VIT_B, 7)
+    assert 1.5e9 < sum(prompt.values()) < 1.8e9
+
+
+def test_machine_and_numbers_are_printed() -> None:
+    assert "threads" in bench.machine(2, ["minisam"])
+    assert bench.pretty(12.345) == "12.35 s" and bench.pretty(0.0123) == "12.3 ms"
+    assert bench.markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |\n"
