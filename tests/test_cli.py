@@ -65,7 +65,7 @@ def test_every_example_of_the_help_is_understood() -> None:
     from minisam.cli.arguments import EXAMPLES, parse
 
     lines = [line.strip() for line in EXAMPLES.splitlines() if line.startswith("  minisam ")]
-    assert len(lines) >= 8
+    assert len(lines) >= 11
     for line in lines:
         command, *_ = line.split("   ")
         assert parse(command.split()[1:]).photos

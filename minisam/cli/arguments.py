@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from .. import __version__
 from . import many
+
+USAGE = """\
+minisam PHOTO --point X,Y [another prompt ...] [results]
+       minisam PHOTO ... --everything [filters] [results]
+       minisam PHOTO ... --prompts FILE --out FOLDER/"""
 
 DESCRIPTION = """\
 Cut objects out of a photo: point at one, or put a box around it.
@@ -33,6 +39,9 @@ refine a mask:
 
 X,Y are pixels of the photo as a viewer shows it: X from the left edge, Y from the top.
 Files that exist are kept: a new run writes photo-2_mask.png and so on, unless --force is given.
+Embeddings, fetched weights and compiled kernels are kept in your cache folder, or in MINISAM_CACHE;
+embeddings up to 1000 MB, or MINISAM_EMBEDDINGS_MB (0 for none), the least used going first.
+MINISAM_THREADS says how many cores to use; MINISAM_PLAIN=1 runs the plain NumPy.
 Exit status: 0 done, 1 some photos of many failed, 2 bad input, 130 interrupted."""
 
 # Options whose value may begin with a minus sign, which argparse would take for an option
@@ -65,7 +74,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def parser() -> Parser:
     """Build the parser."""
     p = Parser(
-        prog="minisam", description=DESCRIPTION, epilog=EXAMPLES, add_help=False,
+        prog="minisam", usage=USAGE, description=DESCRIPTION, epilog=EXAMPLES, add_help=False,
         allow_abbrev=False, formatter_class=_Formatter)  # fmt: skip
     p.add_argument("photos", nargs="*", metavar="PHOTO",
                    help="any picture Pillow reads; several with --everything or "
@@ -111,7 +120,8 @@ def parser() -> Parser:
 
     g = p.add_argument_group("other")
     g.add_argument("-h", "--help", action="help", help="show this text")
-    g.add_argument("--version", action="version", version=f"minisam {__version__}")
+    g.add_argument("--version", action="version", version=f"minisam {__version__}",
+                   help="show the version")  # fmt: skip
     return p
 
 
@@ -145,7 +155,10 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of the examples, and gives the options' names room."""
+    """Keeps the line breaks of the examples, names of options whole, and gives them room."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
