@@ -24,10 +24,11 @@ from walkthrough.fences import (
 )
 
 INDEX = CHAPTERS / "README.md"
-PAGES = sorted(CHAPTERS.rglob("*.md"))
+PAGES = [p for p in (ROOT / "README.md", ROOT / "weights" / "README.md") if p.exists()]
+PAGES += sorted(CHAPTERS.rglob("*.md"))
 STAGES = [
-    "preprocess", "image_encoder", "prompt_encoder", "two_way", "mask_decoder", "postprocess",
-    "layers",
+    "preprocess", "image_encoder", "prompt_encoder", "mask_hint", "two_way", "mask_decoder",
+    "postprocess", "layers",
 ]  # fmt: skip
 
 
