@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy  # noqa: F401  (only a BLAS that is loaded can be limited to one thread)
 from threadpoolctl import threadpool_limits
 
 from minisam.dispatch import plain
