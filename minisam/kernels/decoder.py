@@ -402,7 +402,8 @@ def draw_masks(mask_tokens: Array, image: Array, p: dict, keep: slice = slice(No
     A pixel of a mask comes from one image token alone, so upscaling, too, goes tile by tile.
     """
     b, c, h, w = image.shape
-    brushes = hypernetworks(mask_tokens[:, keep], p["output_hypernetworks_mlps"][keep])
+    with threads.one_blas_thread():
+        brushes = hypernetworks(mask_tokens[:, keep], p["output_hypernetworks_mlps"][keep])
     brushes = np.ascontiguousarray(brushes)  # (B, kept, C/8)
     wide, norm, _, narrow = p["output_upscaling"][:4]
     # (C, O, 2, 2) -> (C, 2*2*O) and (O, O', 2, 2) -> (2*2*O', O): one product makes all 4 pixels

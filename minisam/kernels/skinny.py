@@ -25,7 +25,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Twin of `minisam.layers.linear`."""
     rows = rows_of(x)  # of all leading axes together, which np.matmul would take one by one
     out = np.empty((len(rows), len(weight)), np.float32)
-    if 1 < len(rows) <= FEW:
+    if len(rows) <= FEW:
         bias = np.zeros(len(weight), np.float32) if bias is None else bias
         few = _locked(rows), _locked(weight), _locked(bias)
         _share(lambda some: few_rows(*few, some.start, some.stop, out), rows, weight)
@@ -39,7 +39,8 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 def _share(task: Callable[[slice], object], rows: Array, weight: Array) -> None:
     """Do all outputs: at once, or on all threads where that is worth waking them."""
     if len(rows) * weight.size < WORTH:
-        task(slice(0, len(weight)))
+        with threads.one_blas_thread():  # a second one would go on spinning in the way of ours
+            task(slice(0, len(weight)))
     else:
         threads.parallel(task, threads.blocks(len(weight), len(weight)))
 
