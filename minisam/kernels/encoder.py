@@ -35,7 +35,7 @@ from .matmul import LANES, linear, pack, product
 Array = np.ndarray
 
 ROWS = 64  # tokens of one task: with their hidden values of the MLP they take a megabyte
-SCORES = 64 * 4096  # of one task: 1 MB, which is 64 queries and 4096 keys of global attention
+SCORES = 128 * 4096  # of one task: 2 MB, which is 128 queries and 4096 keys of global attention
 KEYS = 512  # of one pass of the product with the values
 LOWEST = np.float32(-3e38)
 EPS = np.float32(1e-6)
