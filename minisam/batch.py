@@ -221,29 +221,24 @@ def find_on_cluster(tasks: Iterable[Task], job: Job, address: str) -> Iterator[F
             f"no Dask scheduler answers at {address} ({' '.join(str(error).split())[:100]}); "
             "start one with: dask scheduler"
         ) from None
-    todo = list(tasks)
+    # workers have current folders of their own
+    todo = [dataclasses.replace(task, photo=str(Path(task.photo).absolute())) for task in tasks]
     if not todo:
         client.close()
         return
     with closing(client):
         bag = dask.bag.from_sequence(todo, partition_size=1).map(_on_worker, job=job)
         futures = client.compute(bag.to_delayed())
-        for future, task in _finished(distributed, futures, todo):
+        task_of = {future.key: task for future, task in zip(futures, todo, strict=True)}
+        for future in distributed.as_completed(futures, loop=client.loop):
+            task = task_of[future.key]
+            futures.remove(future)  # the cluster forgets a result when nobody holds it any more
             lost = future.exception()
             if lost is None:
                 yield from future.result()
             else:  # what kills a worker, such as a photo that is too large for its memory
                 reason = " ".join(str(lost).split()) or type(lost).__name__
                 yield Found(task, failure=f"{task.photo}: failed on the cluster: {reason[:200]}")
-            future.release()
-
-
-def _finished(distributed: Any, futures: list[Any], tasks: list[Task]) -> Iterator[Any]:
-    task_of = {future.key: task for future, task in zip(futures, tasks, strict=True)}
-    waiting = distributed.as_completed(futures)
-    futures.clear()  # so that a released result is forgotten on the cluster, too
-    for future in waiting:
-        yield future, task_of[future.key]
 
 
 def _on_worker(task: Task, job: Job) -> Found:

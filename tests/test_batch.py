@@ -1,0 +1,375 @@
+"""Many photos: resume, bad photos, memory, prompt files, Dask."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import minisam
+from minisam import batch
+from minisam.batch import Found, Job, Journal, Task, find_here, find_masks, name_tasks, run
+from minisam.prompt_file import read_prompts
+
+from .recipe import TINY, recipe_sam
+
+SAM = recipe_sam(TINY, 7)
+KEEP_ALL = dict(points_per_side=1, pred_iou_thresh=-9.0, stability_score_thresh=-1.0)
+LOOSE = ("--points-per-side", 1, "--pred-iou-thresh", -9, "--stability-score-thresh", 0)
+
+
+@pytest.fixture
+def job() -> Job:
+    return Job("tiny", SAM.fingerprint, ("png", "coco"), KEEP_ALL)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[str]:
+    return make_photos(tmp_path / "photos", 3)
+
+
+def make_photos(folder: Path, count: int) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(4)
+    paths = []
+    for i in range(count):
+        path = folder / f"{i}.png"
+        Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(path)
+        paths.append(str(path))
+    return paths
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != batch.JOURNAL)
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def do(job: Job, photos: list[str], out: Path, **options: Any) -> list[Found]:
+    find = functools.partial(find_here, job=job, sam=SAM)
+    return list(run(name_tasks(photos), Journal(out, job), find, **options))
+
+
+# ---------------------------------------------------------------------- one photo
+
+
+def test_everything_and_boxes_give_files(job: Job, photos: list[str]) -> None:
+    found = find_masks(Task(photos[0], "0"), job, SAM)
+    assert not found.failure and found.masks > 0 and "candidates" in found.note
+    assert set(found.files) == {"_labels.png", "_coco.json"}
+    boxed = find_masks(Task(photos[0], "0", ((2, 3, 20, 21), (5, 5, 30, 20))), job, SAM)
+    assert boxed.masks == 2
+    annotations = json.loads(boxed.files["_coco.json"])["annotations"]
+    assert [a["prompt_box"] for a in annotations] == [[2, 3, 20, 21], [5, 5, 30, 20]]
+
+
+def test_masks_in_boxes_are_those_of_single_prompts(
+    photos: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = minisam.SamPredictor(SAM)
+    predictor.set_image(photos[0])
+    boxes = np.array([[2, 3, 20, 21], [5, 5, 30, 20], [0, 0, 31, 23]])
+    records = batch.masks_in_boxes(predictor, boxes)
+    monkeypatch.setattr(batch, "PIXELS_AT_ONCE", 1)
+    assert [r["segmentation"] for r in batch.masks_in_boxes(predictor, boxes)] == [
+        r["segmentation"] for r in records
+    ]
+    for box, record in zip(boxes, records, strict=True):
+        masks, scores, _ = predictor.predict(box=box, multimask_output=False)
+        assert record["predicted_iou"] == pytest.approx(float(scores[0]), abs=1e-6)
+        assert abs(record["area"] - int(masks[0].sum())) <= 1
+
+
+def test_failures_name_the_photo(job: Job, photos: list[str], tmp_path: Path) -> None:
+    assert "no such file: gone.png" in find_masks(Task("gone.png", "gone"), job, SAM).failure
+    for boxes in (((50, 50, 60, 60),), ()):
+        assert photos[0] in find_masks(Task(photos[0], "0", boxes), job, SAM).failure
+
+
+# ---------------------------------------------------------------------- many photos
+
+
+def test_finished_photos_are_skipped(job: Job, photos: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert len(do(job, photos[:2], out)) == 2
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    (only,) = do(job, photos, out)
+    assert only.task.photo == photos[2]
+    for path, changed in before.items():
+        assert path.name == batch.JOURNAL or path.stat().st_mtime_ns == changed
+    (out / "1_coco.json").unlink()
+    (again,) = do(job, photos, out)
+    assert again.task.photo == photos[1] and (out / "1_coco.json").exists()
+
+
+def test_resumes_after_a_kill_at_any_moment(job: Job, photos: list[str], tmp_path: Path) -> None:
+    do(job, photos, tmp_path / "whole")
+    out = tmp_path / "out"
+    do(job, photos[:1], out)
+    journal = out / batch.JOURNAL
+    line = journal.read_text()
+    journal.write_text(line[: len(line) // 2])  # killed while it wrote the line
+    assert len(do(job, photos, out)) == 3
+    assert contents(out) == contents(tmp_path / "whole")
+    assert do(job, photos, out) == []
+
+
+def test_a_bad_photo_does_not_stop_the_rest(job: Job, photos: list[str], tmp_path: Path) -> None:
+    bad = tmp_path / "photos" / "1.png"
+    good = bad.read_bytes()
+    bad.write_bytes(good[:100])
+    found = do(job, photos, tmp_path / "out")
+    assert [bool(f.failure) for f in found] == [False, True, False]
+    assert "1.png" in found[1].failure
+    assert not (tmp_path / "out" / "1_coco.json").exists()
+    bad.write_bytes(good)
+    (again,) = do(job, photos, tmp_path / "out")
+    assert again.task.name == "1" and not again.failure
+
+
+def test_nothing_of_others_is_lost(job: Job, photos: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "1_coco.json").write_text("precious")
+    found = do(job, photos, out)
+    assert [bool(f.failure) for f in found] == [False, True, False]
+    assert "exists" in found[1].failure
+    assert (out / "1_coco.json").read_text() == "precious"
+    assert not (out / "1_labels.png").exists(), "half of the results of a photo"
+    other = Job("tiny", SAM.fingerprint, job.formats, {**KEEP_ALL, "points_per_side": 2})
+    with pytest.raises(minisam.MinisamError, match="results of other settings"):
+        do(other, photos, out)
+    assert not any(f.failure for f in do(other, photos, out, overwrite=True))
+    assert (out / "1_coco.json").read_text() != "precious"
+
+
+def test_names_are_unique(tmp_path: Path) -> None:
+    photos = ["a/1.jpg", "b/1.jpg", "b/2.jpg", "a/1.png", "a/./1.jpg", "c/2.JPG", "2"]
+    tasks = name_tasks(photos)
+    assert [t.photo for t in tasks] == [
+        os.path.normpath(p) for p in photos if p != "a/./1.jpg"
+    ]  # fmt: skip
+    names = [t.name for t in tasks]
+    assert names[:4] == ["a_1", "b_1", "b_2", "a_1-2"]
+    assert len({n.casefold() for n in names}) == len(names)
+    assert [t.name for t in name_tasks(["x/1.jpg", "x/2.jpg"])] == ["1", "2"]
+
+
+def test_a_folder_that_cannot_be_used(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(minisam.MinisamError, match="cannot use the folder"):
+        Journal(tmp_path / "file" / "out", job)
+
+
+def test_memory_stays_flat(tmp_path: Path) -> None:
+    """What 10 photos leave behind is what 60 leave behind, to a few kilobytes a photo."""
+    photos = make_photos(tmp_path / "photos", 60)
+    job = Job("tiny", SAM.fingerprint, ("png",), KEEP_ALL)
+    journal = Journal(tmp_path / "out", job)
+    find = functools.partial(find_here, job=job, sam=SAM)
+    held = []
+    tracemalloc.start()
+    try:
+        for i, _ in enumerate(run(name_tasks(photos), journal, find), 1):
+            if i in (10, 60):
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert held[1] - held[0] < 50 * 4096
+
+
+# ---------------------------------------------------------------------- prompt files
+
+
+def test_prompt_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_photos(tmp_path / "p", 2)
+    rows = "photo,x0,y0,x1,y1\n0.png,1,2,3,4\n 1.png , 5,6,7,8.5\n\n0.png,9,9,10,10\n"
+    (tmp_path / "p" / "boxes.csv").write_text("\ufeff" + rows)
+    expected = {
+        str(Path("p/0.png")): ((1, 2, 3, 4), (9, 9, 10, 10)),
+        str(Path("p/1.png")): ((5, 6, 7, 8.5),),
+    }  # fmt: skip
+    assert read_prompts("p/boxes.csv") == expected
+    assert read_prompts("p/boxes.csv", ["p/../p/1.png", "p/2.png"]) == dict(
+        [[*expected.items()][1]]
+    )
+    data = {"somewhere/0.png": [[1, 2, 3, 4], [9, 9, 10, 10]], "p/1.png": [[5, 6, 7, 8.5]]}
+    (tmp_path / "boxes.json").write_text(json.dumps(data))
+    assert read_prompts("boxes.json", ["p/0.png", "p/1.png"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "", "holds no box"),
+        ("a.csv", "photo,x0,y0,x1,y1\n", "holds no box"),
+        ("a.csv", "0.png,1,2,3", "line 1: expected"),
+        ("a.csv", "0.png,1,2,3,4\n0.png,1,2,3,four", "line 2: .* is not four numbers"),
+        ("a.csv", "0.png,1,2,3,nan", "not four numbers"),
+        ("a.json", "{", "is not JSON"),
+        ("a.json", "[]", "expected"),
+        ("a.json", '{"0.png": [[1, 2]]}', "0.png, box 1"),
+        ("a.json", '{"0.png": 3}', "expected a list"),
+        ("a.json", '{"0.png": [3]}', "not four numbers"),
+    ],
+)
+def test_bad_prompt_files(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(minisam.MinisamError, match=message) as caught:
+        read_prompts(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(minisam.MinisamError, match="no such file"):
+        read_prompts(tmp_path / "gone.csv")
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+def test_one_photo_on_the_command_line(cli: Any, folder: Path) -> None:
+    ran = cli("photo.png", "--everything", *LOOSE, "--format", "picture,coco,folder")
+    assert ran.code == 0 and ran.err == "" and "masks in" in ran.out
+    assert {"photo_everything.png", "photo_coco.json", "photo_masks"} < {
+        p.name for p in folder.iterdir()
+    }
+    before = contents(folder)
+    assert cli("photo.png", "--everything", *LOOSE, "--format", "folder,coco").code == 0
+    after = contents(folder)
+    assert before.items() <= after.items()
+    assert after["photo-2_masks/0.png"] == before["photo_masks/0.png"]
+    assert cli("photo.png", "--everything", *LOOSE, "--format", "png", "--out", "x.png").code == 0
+    assert Image.open("x.png").size == (140, 90)
+
+
+def test_an_empty_result_is_explained(cli: Any, folder: Path) -> None:
+    ran = cli("photo.png", "--everything", "--points-per-side", 2, "--pred-iou-thresh", 5)
+    assert ran.code == 0
+    assert "12 candidates - 12 predicted IoU too low = 0 masks" in ran.out
+    assert "best predicted IoU" in ran.out
+
+
+def test_a_folder_on_the_command_line(cli: Any, folder: Path) -> None:
+    make_photos(folder / "photos", 3)
+    (folder / "photos" / "1.png").write_bytes(b"not a photo")
+    (folder / "photos" / "notes.txt").write_text("not a photo, and not named like one")
+    arguments = ("photos", "--everything", *LOOSE, "--out", "results", "--format", "png")
+    ran = cli(*arguments)
+    assert ran.code == 1
+    assert "2 of 3 photos finished" in ran.out and "1 failed:" in ran.out and "1.png" in ran.out
+    assert set(contents(folder / "results")) == {"0_labels.png", "2_labels.png"}
+    make_photos(folder / "photos", 3)
+    os.utime(folder / "photos" / "0.png", ns=(0, 0))
+    assert "other settings, weights or photos for 2" in cli(*arguments).err
+    assert cli(*arguments, "--force").code == 0
+    ran = cli(*arguments)
+    assert ran.code == 0 and ran.out.startswith("3 of 3 photos are finished already")
+
+
+def test_prompts_on_the_command_line(cli: Any, folder: Path) -> None:
+    make_photos(folder / "photos", 2)
+    (folder / "boxes.csv").write_text("photos/0.png,1,2,20,20\nphotos/1.png,1,2,300,20\n")
+    ran = cli("--prompts", "boxes.csv", "--out", "results", "--format", "coco")
+    assert ran.code == 1 and "1 of 2 photos finished" in ran.out
+    assert json.loads((folder / "results" / "0_coco.json").read_text())["annotations"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--everything",), "no photo given"),
+        (("photo.png", "--everything", "--point", "3,4"), "--point is for one photo"),
+        (("photo.png", "--everything", "--cutout"), "--format"),
+        (("photo.png", "--everything", "--prompts", "x.csv"), "not both"),
+        (("photo.png", "photo2.png", "--everything"), "--out"),
+        (("photo.png", "--everything", "--points-per-side", "0"), "points_per_side is 0"),
+        (("photo.png", "--everything", "--format", "gif"), "'gif' is none of"),
+        (("photo.png", "--point", "3,4", "--format", "coco"), "goes with --everything"),
+        (("photo.png", "--prompts", "gone.csv", "--out", "r"), "no such file: gone.csv"),
+        (("gone.png", "--everything"), "no such file: gone.png"),
+        (("photo.png", "--everything", *LOOSE, "--out", "x.json"), "--out x.json is one file"),
+        (("empty", "--everything"), "no picture in empty"),
+    ],
+)
+def test_bad_input_is_one_line(cli: Any, folder: Path, arguments: tuple, message: str) -> None:
+    (folder / "empty").mkdir()
+    before = contents(folder)
+    ran = cli(*arguments)
+    assert ran.code == 2 and message in ran.err and ran.err.count("\n") == 1
+    assert contents(folder) == before
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_resumed(folder: Path, tiny_weights: Path) -> None:
+    """As a user would: another process, killed without warning, then run again."""
+    make_photos(folder / "photos", 6)
+    command = [
+        sys.executable, "-m", "minisam", "photos", "--everything", *map(str, LOOSE),
+        "--format", "png,coco", "--model", str(tiny_weights), "--out",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(Path(minisam.__file__).parents[1])}
+    process = subprocess.Popen([*command, "killed"], env=environment, stdout=subprocess.DEVNULL)
+    journal = folder / "killed" / batch.JOURNAL
+    patience = time.monotonic() + 120
+    while not (journal.exists() and journal.read_text()):
+        assert process.poll() is None and time.monotonic() < patience
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    for out in ("killed", "whole"):
+        subprocess.run([*command, out], env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert contents(folder / "killed") == contents(folder / "whole")
+    assert len(contents(folder / "whole")) == 12
+
+
+# ---------------------------------------------------------------------- Dask
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of two worker processes."""
+    distributed = pytest.importorskip("distributed", reason="needs the extra dask")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as local:
+        yield local.scheduler_address
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_files(
+    cluster: str, cli: Any, folder: Path, tiny_weights: Path
+) -> None:
+    make_photos(folder / "photos", 5)
+    (folder / "photos" / "3.png").write_bytes(b"not a photo")
+    # the workers started in another folder: what they are told has to hold there, too
+    arguments = (folder / "photos", "--everything", *LOOSE, "--format", "picture,coco,png,polygon")
+    assert cli(*arguments, "--out", "here").code == 1
+    ran = cli(*arguments, "--out", "there", "--dask", cluster, model=tiny_weights.absolute())
+    assert ran.code == 1 and "4 of 5 photos finished" in ran.out and "3.png" in ran.out
+    assert contents(folder / "there") == contents(folder / "here")
+    assert len(contents(folder / "there")) == 16
+    again = cli(*arguments, "--out", "there", "--dask", cluster)
+    assert "4 of 5 photos are finished already" in again.out
+
+
+def test_no_cluster_is_one_line(cli: Any, folder: Path) -> None:
+    pytest.importorskip("distributed", reason="needs the extra dask")
+    ran = cli("photo.png", "--everything", "--out", "r", "--dask", "nonsense://x")
+    assert ran.code == 2 and "no Dask scheduler answers at nonsense://x" in ran.err
+
+
+def test_without_the_extra(cli: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    ran = cli("photo.png", "--everything", "--out", "r", "--dask", "tcp://x:1")
+    assert ran.code == 2 and "minisam[dask]" in ran.err
