@@ -127,15 +127,16 @@ def product(a: Any, a_at: Any, a_row: Any, a_step: Any, b: Any, b_at: Any, b_ste
                  out, out_at + i * out_row + j, out_row, depth, add)  # fmt: skip
 
 
-@intrinsic(prefer_literal=True)
-def tile(typing: Any, rows: Any, vectors: Any, a: Any, a_at: Any, a_row: Any, a_step: Any, b: Any,
-         b_at: Any, b_step: Any, out: Any, out_at: Any, out_row: Any, depth: Any, add: Any,
-         ) -> Any:  # fmt: skip
+def _tile(typing: Any, rows: Any, vectors: Any, a: Any, a_at: Any, a_row: Any, a_step: Any, b: Any,
+          b_at: Any, b_step: Any, out: Any, out_at: Any, out_row: Any, depth: Any, add: Any,
+          ) -> Any:  # fmt: skip
     """`product` of `rows` rows and ``vectors * LANES`` columns, both literal."""
     signature = types.void(rows, vectors, a, *[types.int64] * 3, b, *[types.int64] * 2, out,
                            *[types.int64] * 3, types.boolean)  # fmt: skip
     return signature, _Tile(rows.literal_value, vectors.literal_value).build
 
+
+tile: Any = intrinsic(prefer_literal=True)(_tile)
 
 _I64, _I32, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, LANES)

@@ -1,0 +1,106 @@
+"""The matrix product of our own against NumPy's, with every kind of rest, on every vector width."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minisam.kernels import matmul
+
+Array = np.ndarray
+# rows, inputs, outputs: whole tiles, rests of rows, of vectors, of panels; several passes of depth
+SHAPES = [(1, 1, 1), (4, 8, 64), (8, 768, 128), (7, 5, 33), (5, 30, 80), (3, 70, 17), (9, 1600, 9)]
+
+
+def draw(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def close(result: Array, expected: Array) -> None:
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows, n_in, n_out", SHAPES)
+def test_linear(rows: int, n_in: int, n_out: int) -> None:
+    x, weight = draw(1, rows, n_in), draw(2, n_out, n_in) / np.float32(n_in**0.5)
+    out = np.full((rows, n_out), np.nan, np.float32)
+    matmul.linear(x, matmul.pack(weight), out)
+    close(out, x @ weight.T)
+
+
+def test_pack_takes_read_only_and_transposed_weights() -> None:
+    weight = draw(1, 70, 40)
+    expected = matmul.pack(weight)
+    assert np.array_equal(matmul.pack(np.asfortranarray(weight)), expected)
+    weight.flags.writeable = False
+    assert np.array_equal(matmul.pack(weight), expected)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("rows", [1, 4, 11])
+def test_product_of_parts_of_arrays(rows: int, transposed: bool) -> None:
+    columns, depth = 2 * matmul.PANEL + matmul.LANES, 21
+    a = draw(1, depth, rows) if transposed else draw(1, rows, depth)
+    strides = (1, rows) if transposed else (depth, 1)
+    b, out = draw(2, depth + 2, columns + 5), draw(3, rows + 1, columns + 9)
+    expected = out.copy()
+    part = expected[1:, 4 : 4 + columns]
+    part[:] = (a.T if transposed else a) @ b[2:, 3 : 3 + columns]
+    where = (2 * b.shape[1] + 3, b.shape[1], out, out.shape[1] + 4, out.shape[1])
+    matmul.product(a, 0, *strides, b, *where, rows, columns, depth, False)
+    close(out, expected)
+    part *= 2
+    matmul.product(a, 0, *strides, b, *where, rows, columns, depth, True)
+    close(out, expected)
+
+
+CHECK = """
+from llvmlite import binding
+features = binding.get_host_cpu_features()
+for name in features:
+    if name.startswith("avx512"):
+        features[name] = False
+if {lanes} == 4:
+    features.clear()
+binding.get_host_cpu_features = lambda: features
+from minisam.kernels import matmul
+assert matmul.LANES == {lanes}, matmul.LANES
+from tests.test_kernels_matmul import SHAPES, test_linear, test_product_of_parts_of_arrays
+for shape in SHAPES:
+    test_linear(*shape)
+test_product_of_parts_of_arrays(11, True)
+"""
+
+
+@pytest.mark.parametrize("lanes", [8, 4])
+def test_narrower_vectors(lanes: int, tmp_path: Path) -> None:
+    """What older processors, and those of other makes, run; any can."""
+    code = CHECK.format(lanes=lanes)
+    env = os.environ | {"MINISAM_CACHE": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=env, cwd=Path(__file__).parents[1], check=True,
+                   timeout=300)  # fmt: skip
+
+
+@pytest.mark.skipif(matmul.LANES != 16, reason="this processor has no AVX-512")
+def test_the_sums_stay_in_registers(tmp_path: Path) -> None:
+    """The loop over the depth multiplies vectors from registers and stores nothing."""
+    code = """
+import numpy as np
+from minisam.kernels import matmul
+x = np.ones((4, 8), np.float32)
+matmul.linear(x, matmul.pack(np.ones((64, 8), np.float32)), np.empty((4, 64), np.float32))
+print(*matmul.linear.inspect_asm().values())
+"""
+    env = os.environ | {"MINISAM_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, check=True, text=True,
+                          capture_output=True, cwd=Path(__file__).parents[1])  # fmt: skip
+    loops = [block for block in done.stdout.split(".LBB") if block.count("vfmadd") == 16]
+    assert loops, "no loop with sixteen sums"
+    spilled = re.compile(r"zmm\d+, [-\d]*\(%rsp")
+    assert all("zmm" in loop and not spilled.search(loop) for loop in loops)
