@@ -218,3 +218,144 @@ def test_a_learning_step_teaches(tmp_path):
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+# ------------------------------------------------------------------ judging
+
+
+@pytest.fixture
+def evaluate():
+    pytest.importorskip("scipy", reason="judging needs the `train` extra (SciPy)")
+    from weights.train import evaluate
+
+    return evaluate
+
+
+def test_the_simulated_user_clicks_the_larger_error(evaluate):
+    target = np.zeros((40, 60), bool)
+    target[10:31, 20:51] = True
+    assert evaluate.next_click(np.zeros_like(target), target)[2] == 1
+    x, y = evaluate.innermost(target)
+    assert y == 20 and 30 <= x <= 40  # every point of the middle line is as deep
+    spilled = target.copy()
+    spilled[:, :20] = True
+    x, y, label = evaluate.next_click(spilled, target)
+    assert label == 0 and x < 20
+    assert evaluate.next_click(target, target) == (*evaluate.innermost(target), 1)
+
+
+def test_the_protocol_asks_as_documented(evaluate):
+    """Three masks at the first click, then one, with the chosen mask's logits handed back."""
+    target = np.zeros((40, 60), bool)
+    target[10:31, 20:51] = True
+    asked = []
+
+    class Fake:
+        def predict(self, points=None, labels=None, box=None, mask_input=None,
+                    multimask_output=True):
+            asked.append((None if points is None else len(points), box, mask_input,
+                          multimask_output))
+            count = 3 if multimask_output else 1
+            masks = np.zeros((count, 40, 60), bool)
+            masks[-1] = target
+            scores = np.linspace(0.1, 0.9, count)
+            return masks, scores, np.arange(count)[:, None, None] * np.ones((count, 4, 4))
+
+    result = evaluate.try_model(Fake(), "duts", target)
+    assert result.clicks == {1: 1, 2: 1, 3: 1, 5: 1} and result.oracle == 1 and result.box == 1
+    assert [a[0] for a in asked] == [1, 2, 3, 4, 5, None]
+    assert [a[3] for a in asked] == [True, False, False, False, False, False]
+    assert asked[0][2] is None and (asked[1][2] == 2).all() and asked[5][2] is None
+    assert asked[5][1].tolist() == [20, 10, 50, 30]
+
+
+def test_baselines_segment_what_is_easy(evaluate):
+    pytest.importorskip("cv2", reason="baselines need the `train` extra (OpenCV)")
+    from weights.train.baselines import BASELINES
+
+    target = np.zeros((80, 100), bool)
+    target[20:60, 30:70] = True
+    noise = np.random.default_rng(0).integers(0, 9, (80, 100, 3))
+    photo = (np.where(target[..., None], [200, 40, 30], [30, 60, 160]) + noise).astype(np.uint8)
+    for name, tool in BASELINES.items():
+        result = evaluate.try_baseline(tool, "duts", photo, target)
+        assert result.clicks[1] > (0.15 if name == "disc" else 0.95), name
+
+
+# ------------------------------------------------------------------ a whole run
+
+
+@pytest.fixture
+def archives(tmp_path):
+    """Two small archives: six DUTS photos, one held out, and two photos of parts."""
+    import io
+    import json
+    import zipfile
+
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for source, count in (("duts0", 6), ("ccp", 2)):
+        with zipfile.ZipFile(tmp_path / f"{source}.zip", "w") as archive:
+            manifest = []
+            for i in range(count):
+                labels = np.zeros((240, 320), np.uint8)
+                labels[60:200, 80:160] = 1
+                labels[60:200, 180:240] = 1 if source == "ccp" else 0
+                photo = rng.integers(0, 80, (240, 320, 3), dtype=np.uint8)
+                photo[labels > 0] += 100
+                for name, array in ((f"{source}_{i}.webp", photo), (f"{source}_{i}.png", labels)):
+                    data = io.BytesIO()
+                    Image.fromarray(array).save(data, name.rsplit(".")[-1])
+                    archive.writestr(name, data.getvalue())
+                manifest.append({"image": f"{source}_{i}.webp", "labels": [f"{source}_{i}.png"],
+                                 "split": "val" if source == "duts0" and i == 0 else "train"})
+            archive.writestr("manifest.json", json.dumps(manifest))
+    return tmp_path
+
+
+def test_held_out_photos_are_not_trained_on(archives):
+    from weights.train.data import read_index, read_labels
+
+    train, val = read_index(archives, "train"), read_index(archives, "val")
+    assert [e.image for e in val] == ["duts0_0.webp"]
+    assert len(train) == 7 and not {e.image for e in train} & {e.image for e in val}
+    import zipfile
+
+    pytest.importorskip("scipy", reason="components need the `train` extra (SciPy)")
+    with zipfile.ZipFile(archives / "ccp.zip") as archive:
+        parts = read_labels(archive, "ccp_0.png", "ccp")
+    assert np.unique(parts).tolist() == [0, 1, 2]  # one class, two components
+
+
+def test_no_archives_is_one_clear_line(tmp_path):
+    from minisam.errors import MinisamError
+    from weights.train.data import read_index
+
+    with pytest.raises(MinisamError, match="no training archives in"):
+        read_index(tmp_path, "train")
+
+
+@pytest.mark.slow
+def test_a_run_stops_on_time_and_resumes(archives, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("scipy", reason="components need the `train` extra (SciPy)")
+    from weights.train.__main__ import main
+    from weights.train.curve import draw, read_log
+
+    out = tmp_path / "run"
+    command = ["train", "--data", str(archives), "--out", str(out), "--side", "96", "--window", "4",
+               "--batch", "2", "--objects", "1", "--workers", "2", "--device", "cpu",
+               "--loss-side", "24", "--hours"]  # fmt: skip
+    monkeypatch.setattr("weights.train.trainer.LOG_EVERY", 1)
+    monkeypatch.setattr("sys.argv", [*command, "0.001"])
+    main()
+    first = torch.load(out / "last.pt", weights_only=False)
+    assert first["step"] >= 1 and first["seconds"] >= 3.6
+    monkeypatch.setattr("sys.argv", [*command, str((first["seconds"] + 2) / 3600)])
+    main()
+    second = torch.load(out / "last.pt", weights_only=False)
+    assert "resumed" in capsys.readouterr().out
+    assert second["step"] > first["step"] and second["seconds"] > first["seconds"]
+    rows = read_log(out)
+    assert len(rows) >= second["step"] and float(rows[-1]["val_click_iou"]) >= 0
+    assert draw([rows]).size == (900, 420)

@@ -124,8 +124,7 @@ def main() -> None:
     def stop(*_: object) -> None:
         trainer.stopping.set()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    usual = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
 
     def validate() -> None:
         score = quick_score(trainer.average(), held_out, args.val_photos)
@@ -151,6 +150,8 @@ def main() -> None:
     trainer.stopping.set()
     for worker in workers:
         worker.join()
+    for number, handler in usual.items():
+        signal.signal(number, handler)
     if trainer.failure:
         raise trainer.failure
     trainer.save(last)

@@ -146,19 +146,23 @@ def mean(values: list[float]) -> str:
 
 def table(rows: dict[str, list[Result]], first: str) -> str:
     """Markdown: one line a group of results."""
-    wide = max(len(first), *(len(name) for name in rows))
-    lines = [f"| {first:{wide}} | objects | " + " | ".join(
-        f"{n} click{'s' * (n > 1)}" for n in CLICKS) + " | box   | oracle |",
-        "|" + "-" * (wide + 2) + "|--------:|" + "".join("--------:|" for _ in CLICKS)
-        + "------:|-------:|"]
+    heads = ["objects", *(f"{n} click{'s' * (n > 1)}" for n in CLICKS), "box", "oracle"]
+    lines = [[first, *heads], ["---", *["---:"] * len(heads)]]
     for name, results in rows.items():
-        cells = [mean([r.clicks[n] for r in results]) for n in CLICKS]
-        oracle = mean([r.oracle for r in results if r.scores])
-        lines.append(f"| {name:{wide}} | {len(results):7d} | "
-                     + " | ".join(f"{c:>{7 + (n > 1) - (n == 1)}}" for c, n in
-                                  zip(cells, CLICKS, strict=True))
-                     + f" | {mean([r.box for r in results]):>5} | {oracle:>6} |")
-    return "\n".join(lines)
+        clicks = [mean([r.clicks[n] for r in results]) for n in CLICKS]
+        lines.append([name, str(len(results)), *clicks, mean([r.box for r in results]),
+                      mean([r.oracle for r in results if r.scores])])
+    return markdown(lines)
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """Cells to a Markdown table, columns aligned."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines = [line if line[0] != "---" else
+             ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])] for line in lines]
+    return "\n".join("| " + " | ".join(
+        c.ljust(w) if i == 0 else c.rjust(w)
+        for i, (c, w) in enumerate(zip(line, widths, strict=True))) + " |" for line in lines)
 
 
 def by_source_and_size(results: list[Result]) -> dict[str, list[Result]]:
@@ -177,20 +181,17 @@ def calibration(results: list[Result]) -> str:
     """Predicted against real IoU of all first-click masks, in bins of predicted IoU."""
     scores = np.concatenate([r.scores for r in results])
     real = np.concatenate([r.real for r in results])
-    lines = ["| predicted IoU | masks | mean predicted | mean real |",
-             "|---------------|------:|---------------:|----------:|"]
+    lines = [["predicted IoU", "masks", "mean predicted", "mean real"], ["---"] * 4]
     edges = [-np.inf, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, np.inf]
     for low, high in itertools.pairwise(edges):
         rows = (scores >= low) & (scores < high)
         if rows.any():
-            name = f"{max(low, 0):.1f} to {min(high, 1):.1f}"
-            lines.append(f"| {name:13} | {rows.sum():5d} | {scores[rows].mean():14.3f} | "
-                         f"{real[rows].mean():9.3f} |")
+            lines.append([f"{max(low, 0):.1f} to {min(high, 1):.1f}", str(rows.sum()),
+                          f"{scores[rows].mean():.3f}", f"{real[rows].mean():.3f}"])
     chosen = [r.real[int(np.argmax(r.scores))] for r in results]
-    lines.append(f"\nmean |predicted - real| {np.abs(scores - real).mean():.3f}, correlation "
-                 f"{np.corrcoef(scores, real)[0, 1]:.3f}; chosen mask {np.mean(chosen):.3f}, "
-                 f"best of three {np.mean([r.oracle for r in results]):.3f}")
-    return "\n".join(lines)
+    return (f"{markdown(lines)}\n\nmean |predicted - real| {np.abs(scores - real).mean():.3f}, "
+            f"correlation {np.corrcoef(scores, real)[0, 1]:.3f}; chosen mask "
+            f"{np.mean(chosen):.3f}, best of three {np.mean([r.oracle for r in results]):.3f}")
 
 
 def main() -> None:
@@ -202,7 +203,8 @@ def main() -> None:
         "(default: $MINISAM_TRAIN_DATA or ./data)")
     add("--limit", type=int, help="photos a source; all when not given")
     add("--sources", nargs="+", default=None, help="only these sources")
-    add("--no-baselines", action="store_true", help="skip magic wand, disc and GrabCut")
+    add("--tools", nargs="+", default=["model", *BASELINES], choices=["model", *BASELINES],
+        help="what to try; everything when not given")
     add("--json", type=Path, help="also write every object's result here")
     args = parser.parse_args()
 
@@ -211,26 +213,25 @@ def main() -> None:
     entries = [e for e in read_index(args.data, "val")
                if args.sources is None or e.source in args.sources]
     predictor = minisam.SamPredictor(minisam.load(str(args.weights)))
-    tools = {} if args.no_baselines else BASELINES
-    results: dict[str, list[Result]] = {"model": [], **{name: [] for name in tools}}
+    results: dict[str, list[Result]] = {name: [] for name in args.tools}
     start = time.monotonic()
     for number, (source, photo, objects) in enumerate(examples(entries, args.limit), 1):
-        predictor.set_image(photo)
+        if "model" in results:
+            predictor.set_image(photo)
         for target in objects:
-            results["model"].append(try_model(predictor, source, target))
-            for name, tool in tools.items():
-                results[name].append(try_baseline(tool, source, photo, target))
+            for name, rows in results.items():
+                rows.append(try_model(predictor, source, target) if name == "model"
+                            else try_baseline(BASELINES[name], source, photo, target))
         if number % 10 == 0:
-            print(f"\r{number} photos, {len(results['model'])} objects, "
-                  f"{time.monotonic() - start:.0f} s", end="", file=sys.stderr, flush=True)
+            print(f"\r{number} photos, {time.monotonic() - start:.0f} s", end="", file=sys.stderr,
+                  flush=True)
     print(file=sys.stderr)
-    print(f"{args.weights.name}: mean IoU\n")
-    print(table(by_source_and_size(results["model"]), "group"))
-    print("\nCalibration of the predicted IoU, three masks of the first click\n")
-    print(calibration(results["model"]))
-    for name in tools:
-        print(f"\n{name}\n")
-        print(table(by_source_and_size(results[name]), "group"))
+    for name, rows in results.items():
+        print(f"\n{args.weights.name if name == 'model' else name}: mean IoU\n")
+        print(table(by_source_and_size(rows), "group"))
+        if name == "model":
+            print("\nCalibration of the predicted IoU, three masks of the first click\n")
+            print(calibration(rows))
     if args.json:
         with write_atomic(args.json) as temporary:
             temporary.write_text(json.dumps(
