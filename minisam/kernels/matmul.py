@@ -73,20 +73,18 @@ def linear(x: Any, panels: Any, out: Any) -> None:
     """``x @ weight.T``: x (n, n_in), panels from `pack` -> out (n, n_out)."""
     n, n_in = x.shape
     n_out = out.shape[1]
-    rest = n_out % LANES  # columns that do not fill a vector
-    scratch = np.empty((n if rest else 0, PANEL), np.float32)
+    scratch = np.empty((n if n_out % LANES else 0, PANEL), np.float32)  # for a partial panel
     for k in range(0, n_in, DEPTH):
         depth = min(DEPTH, n_in - k)
         for s in range(panels.shape[0]):
             first = s * PANEL
             columns = min(PANEL, n_out - first)
             panel = (s * n_in + k) * PANEL
-            if columns % LANES == 0:
-                product(x, k, n_in, 1, panels, panel, PANEL, out, first, n_out, n, columns, depth,
-                        k > 0)  # fmt: skip
-            else:
-                product(x, k, n_in, 1, panels, panel, PANEL, scratch, 0, PANEL, n, PANEL, depth,
-                        k > 0)  # fmt: skip
+            partial = columns % LANES != 0
+            to, to_at, to_row = (scratch, 0, PANEL) if partial else (out, first, n_out)
+            product(x, k, n_in, 1, panels, panel, PANEL, to, to_at, to_row,
+                    n, PANEL if partial else columns, depth, k > 0)  # fmt: skip
+            if partial:
                 for i in range(n):
                     for j in range(columns):
                         out[i, first + j] = scratch[i, j]
