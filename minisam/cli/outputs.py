@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -127,29 +127,28 @@ def write(place: Place, pixels: Array, masks: Array, best: int, logits: Array,
         The place cannot be written, or there is nothing to cut out of any mask.
     """
     indices = range(len(masks)) if place.every else [best]
-    wanted: dict[Name, Callable[[], Array]] = {}
+    pictures: dict[Name, bytes] = {}
     notes = []
     for i in indices:
         for kind in place.kinds:
             if kind == "cutout" and not masks[i].any():
                 notes.append(f"mask {i} is empty: there is nothing to cut out")
             else:
-                wanted[i, kind] = lambda i=i, kind=kind: _picture(kind, pixels, masks[i], prompt)  # type: ignore[misc]
-    if notes and not wanted:
+                pictures[i, kind] = _png(_picture(kind, pixels, masks[i], prompt))
+    if notes and not pictures:
         raise MinisamError(f"{notes[0]}; try another point or a box")
-    data = {name: _png(draw()) for name, draw in wanted.items()}
-    paths = _publish(place, data, _npy(logits[best : best + 1]))
+    paths = _publish(place, pictures, _npy(logits[best : best + 1]))
     files: dict[int, list[str]] = {i: [] for i in range(len(masks))}
     for (i, _), path in paths.items():
         files[i].append(str(path))
     return files, notes
 
 
-def _publish(place: Place, data: dict[Name, bytes], logits: bytes) -> dict[Name, Path]:
+def _publish(place: Place, pictures: dict[Name, bytes], logits: bytes) -> dict[Name, Path]:
     """Put the files on the disk under the first free names."""
     fixed = {place.logits: logits} if place.logits else {}
-    for paths in place.names(list(data)):
-        files = {paths[name]: picture for name, picture in data.items()} | fixed
+    for paths in place.names(list(pictures)):
+        files = {paths[name]: picture for name, picture in pictures.items()} | fixed
         try:
             for path in files:
                 _make_folder(path.parent)
