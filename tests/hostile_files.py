@@ -342,7 +342,7 @@ def main() -> None:
     here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (here + limit, here + limit))
     try:
-        bytearray(limit)
+        bytearray(2 * limit)
     except MemoryError:
         pass
     else:
