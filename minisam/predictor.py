@@ -35,7 +35,7 @@ TORCH_ONLY = {
 # What reading a file that is no .npz of ours, or was cut short, raises in NumPy and zipfile
 NOT_AN_EMBEDDING = (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, MemoryError,
                     NotImplementedError, zipfile.BadZipFile, zlib.error)  # fmt: skip
-PROMPTS_AT_ONCE = 4  # bounds memory: each prompt changes a copy of the image, 4 MB in ViT-B
+PROMPTS_AT_ONCE = 8  # bounds memory: each prompt changes a copy of the image, 4 MB in ViT-B
 
 
 class SamPredictor:

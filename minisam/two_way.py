@@ -26,7 +26,7 @@ class FirstLook(NamedTuple):
     """
 
     keys: Array  # (1 or B, heads, d, N) float32: what tokens compare themselves with
-    values: Array  # (1 or B, heads, N, d): what tokens take away
+    values: Array  # (1 or B, heads, d, N): what tokens take away
     queries: Array  # (1 or B, heads, d, N): what the image compares with the tokens
 
 
@@ -43,14 +43,12 @@ def first_look(image: Array, image_position: Array, p: dict, *, heads: int) -> F
     to_image = p["layers"][0]["cross_attn_token_to_image"]
     to_tokens = p["layers"][0]["cross_attn_image_to_token"]
     placed = image + image_position
-    keys = _split(linear(placed, **to_image["k_proj"]), heads)
-    values = _split(linear(image, **to_image["v_proj"]), heads)
-    queries = _split(linear(placed, **to_tokens["q_proj"]), heads)
-    return FirstLook(
-        keys=np.ascontiguousarray(keys.swapaxes(-2, -1)),
-        values=np.ascontiguousarray(values),
-        queries=np.ascontiguousarray(queries.swapaxes(-2, -1)),
+    projected = (
+        linear(placed, **to_image["k_proj"]),
+        linear(image, **to_image["v_proj"]),
+        linear(placed, **to_tokens["q_proj"]),
     )
+    return FirstLook(*(np.ascontiguousarray(_split(x, heads).swapaxes(-2, -1)) for x in projected))
 
 
 @hot

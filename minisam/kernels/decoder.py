@@ -26,9 +26,16 @@ from ..two_way import EPS, FirstLook, cross_attention, first_look
 from . import scalars
 from .compiled import FASTMATH, kernel, vector
 from .elementwise import norm_rows, rows_of
+from .matmul import LANES, product
 
 Array = np.ndarray
-TILE = 256  # image tokens of one task: its arrays, of 256 kB each for C = 256, stay in cache
+TILE = 512  # image tokens of one task at most: its arrays, of 512 kB each, stay near
+
+
+def tiles(n: int) -> list[slice]:
+    """Cut n image tokens into tasks. The cut depends on n alone, so results do, too."""
+    size = min(TILE, max(64, -(-n // 8)))
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
 
 
 def two_way_transformer(image: Array, image_position: Array, tokens: Array, p: dict, *,
@@ -78,27 +85,55 @@ def _norm(x: Array, p: dict) -> Array:
 
 def _ask_first(queries: Array, first: FirstLook, p: dict, heads: int) -> Array:
     """The first attention of the tokens (B, T, C) to the image, which is projected already."""
-    q = _scaled(queries, p["q_proj"], heads)  # (B, heads, T, d)
+    q = np.ascontiguousarray(_scaled(queries, p["q_proj"], heads))  # (B, heads, T, d)
     out = np.empty_like(q)
-    images = len(first.keys)
+    images, _, _, n = first.keys.shape
 
     def task(item: tuple[int, int]) -> None:
         i, h = item
-        scores = q[i, h] @ first.keys[i % images, h]  # (T, N)
-        scores -= scores.max(axis=1, keepdims=True)
-        shares = np.exp2(scores, out=scores)
-        total = shares.sum(axis=1, keepdims=True)
-        out[i, h] = shares @ first.values[i % images, h] / total
+        shares = threads.workspace("shares", q.shape[2], n)
+        weigh_first(q[i, h], first.keys[i % images, h], shares)
+        sum_first(shares, first.values[i % images, h], out[i, h])
 
     threads.parallel(task, [(i, h) for i in range(len(q)) for h in range(heads)])
     return linear(_join(out), **p["out_proj"])
+
+
+@kernel
+def weigh_first(q: Any, keys: Any, out: Any) -> None:
+    """Exponentials of scores: q (T, d), keys (d, N) -> out (T, N), the largest of a row is 1."""
+    for t in range(len(q)):
+        row = out[t]
+        row[:] = 0
+        for k in range(len(keys)):
+            number, key = q[t, k], keys[k]
+            for i in range(len(row)):
+                row[i] += number * key[i]
+        peak = np.max(row)
+        for i in range(len(row)):
+            row[i] = scalars.exp2(row[i] - peak)
+
+
+@kernel(fastmath=FASTMATH | {"reassoc"})
+def sum_first(weights: Any, values: Any, out: Any) -> None:
+    """Means of values (d, N) -> out (T, d), by weights (T, N)."""
+    for t in range(len(weights)):
+        row = weights[t]
+        total = np.float32(0)
+        for i in range(len(row)):
+            total += row[i]
+        for k in range(len(values)):
+            column, mean = values[k], np.float32(0)
+            for i in range(len(row)):
+                mean += row[i] * column[i]
+            out[t, k] = mean / total
 
 
 # ---------------------------------------------------------------------- the order of the products
 
 
 def fold(x: Array, weight: Array) -> Array:
-    """Do a projection from the tokens' side: ``_by_head(x).T @ weight``, zeros left out.
+    """Do a projection from the tokens' side: ``_by_head(x) @ weight``, zeros left out.
 
     Parameters
     ----------
@@ -124,25 +159,30 @@ def pays(tokens: int, heads: int, weight: Array) -> bool:
     return c * columns <= c * inner + inner * columns
 
 
-def _apply(x: Array, steps: list[Array], prompt: int, name: str) -> Array:
-    """``x @ step`` for every step, of which some are each prompt's own (B, ., .)."""
+def _apply(x: Array, steps: list[Array], prompt: int, name: str, turned: bool = False) -> Array:
+    """``x @ step`` for every step, of which some are each prompt's own (B, ., .).
+
+    `turned`: x is given as its transpose.
+    """
+    rows = x.shape[1] if turned else len(x)
     for i, step in enumerate(steps):
         matrix = step if step.ndim == 2 else step[prompt]
-        out = threads.workspace(f"{name} {i}", len(x), matrix.shape[1])
-        x = np.matmul(x, matrix, out=out)
+        out = threads.workspace(f"{name} {i}", rows, matrix.shape[1])
+        multiply(x, turned and i == 0, matrix, out)
+        x = out
     return x
 
 
 def _by_head(x: Array) -> Array:
-    """Tokens (B, heads, T, d) -> block-diagonal (B, heads * d, heads * T).
+    """Tokens (B, heads, T, d) -> block-diagonal (B, heads * T, heads * d).
 
-    Column ``h * T + t`` holds head h of token t, and zeros at the places of the other heads.
+    Row ``h * T + t`` holds head h of token t, and zeros at the places of the other heads.
     """
     b, heads, t, d = x.shape
-    out = np.zeros((b, heads, d, heads, t), np.float32)
+    out = np.zeros((b, heads, t, heads, d), np.float32)
     for h in range(heads):
-        out[:, h, :, h] = x[:, h].swapaxes(1, 2)
-    return out.reshape(b, heads * d, heads * t)
+        out[:, h, :, h] = x[:, h]
+    return out.reshape(b, heads * t, heads * d)
 
 
 def _scores(x: Array, weight: Array) -> list[Array]:
@@ -155,8 +195,16 @@ def _scores(x: Array, weight: Array) -> list[Array]:
         Projects the image.
     """
     if pays(x.shape[2], x.shape[1], weight):
-        return [np.ascontiguousarray(fold(x, weight).swapaxes(1, 2))]  # (B, C, heads * T)
-    return [weight.T, _by_head(x)]
+        return [_turned(fold(x, weight))]
+    return [_turned(weight), _turned(_by_head(x))]
+
+
+def _turned(x: Array) -> Array:
+    """(..., n, m) -> (..., m, n) copied, and n rounded up by zeros to whole vectors."""
+    *lead, n, m = x.shape
+    out = np.zeros((*lead, m, n + -n % LANES), np.float32)
+    out[..., :n] = x.swapaxes(-2, -1)
+    return out
 
 
 class _Question(NamedTuple):
@@ -174,7 +222,7 @@ class _Question(NamedTuple):
     @classmethod
     def of(cls, queries: Array, p: dict, heads: int) -> _Question:
         scores = _scores(_scaled(queries, p["q_proj"], heads), p["k_proj"]["weight"])
-        values = [] if len(scores) == 1 else [p["v_proj"]["weight"].T]
+        values = [] if len(scores) == 1 else [_turned(p["v_proj"]["weight"])]
         return cls(scores, values, heads, p)
 
     def answer(self, sums: Array) -> Array:
@@ -210,13 +258,13 @@ class _Statement(NamedTuple):
         p = layer["cross_attn_image_to_token"]
         k = _scaled(keys, p["k_proj"], heads)
         v = _split(linear(values, **p["v_proj"]), heads)
-        out = p["out_proj"]["weight"].T
+        out = np.ascontiguousarray(p["out_proj"]["weight"].T)  # (heads * d, C)
         folds = pays(v.shape[2], heads, out)
         return cls(
             keys=k,
             scores=_scores(k, p["q_proj"]["weight"]),
             bias=(k @ p["q_proj"]["bias"].reshape(heads, -1, 1)).reshape(len(k), -1),
-            values=[fold(v, out)] if folds else [_by_head(v).swapaxes(1, 2), out],
+            values=[fold(v, out)] if folds else [_by_head(v), out],
             norm=[p["out_proj"]["bias"], layer["norm4"]["weight"], layer["norm4"]["bias"]],
         )
 
@@ -258,7 +306,7 @@ class _Sweep:
         self.image = np.ascontiguousarray(image)  # (1 or B, N, C); after the first sweep, `out`
         self.position = np.ascontiguousarray(position)
         self.out = np.empty((prompts, n, c), np.float32)
-        self.tiles = [slice(i, min(i + TILE, n)) for i in range(0, n, TILE)]
+        self.tiles = tiles(n)
 
     def tell_and_ask(self, statement: _Statement, queries: Array | None,
                      question: _Question) -> Array:  # fmt: skip
@@ -276,10 +324,10 @@ class _Sweep:
         (B, T, C) float32
         """
         prompts, _, c = self.out.shape
-        width = question.values[-1].shape[1] if question.values else c
-        tally = _Tally(prompts, len(self.tiles), question.scores[-1].shape[-1], width)
         image, norm = self.image, [vector(x) for x in statement.norm]
         _, heads, t, _ = statement.keys.shape
+        width = question.values[-1].shape[1] if question.values else c
+        tally = _Tally(prompts, len(self.tiles), heads * t, width)
 
         def task(item: tuple[int, int]) -> None:
             i, tile = item
@@ -293,7 +341,7 @@ class _Sweep:
             else:
                 np.matmul(statement.keys[i], queries[i % len(queries), :, :, rows], out=shares)
             share_out(shares)
-            heard = _apply(shares.reshape(heads * t, -1).T, statement.values, i, "heard")
+            heard = _apply(shares.reshape(heads * t, -1), statement.values, i, "heard", True)
             settle(x, heard, *norm, np.float32(EPS), position, out, placed)
             scores = _apply(placed, question.scores, i, "scores")
             tally.add(i, tile, scores, _apply(out, question.values, i, "values"))
@@ -312,21 +360,52 @@ class _Tally:
         self.sums = threads.workspace("sums", prompts, tiles, columns, width)
 
     def add(self, i: int, tile: int, scores: Array, values: Array) -> None:
-        """Count a tile of prompt i: scores (n, heads * T), overwritten; values (n, K)."""
+        """Count a tile of prompt i: scores (n, heads * T or more), overwritten; values (n, K)."""
         weigh(scores, self.peaks[i, tile], self.weights[i, tile])
-        np.matmul(scores.T, values, out=self.sums[i, tile])
+        multiply(scores, True, values, self.sums[i, tile])
 
     def total(self) -> Array:
         """(B, heads * T, K): the mean of the values, each by its softmax weight."""
         scale = np.exp2(self.peaks - self.peaks.max(axis=1, keepdims=True))
         scale /= (scale * self.weights).sum(axis=1, keepdims=True)
-        return np.einsum("btk,btkc->bkc", scale, self.sums)
+        out = np.zeros_like(self.sums[:, 0])
+        threads.parallel(lambda i: join(scale[i], self.sums[i], out[i]), range(len(out)))
+        return out
+
+
+@kernel
+def join(scale: Any, sums: Any, out: Any) -> None:
+    """Add up: scale (tiles, K), sums (tiles, K, width) -> out (K, width), zeros so far."""
+    for tile in range(len(sums)):
+        for j in range(len(out)):
+            amount, row, more = scale[tile, j], out[j], sums[tile, j]
+            for i in range(len(row)):
+                row[i] += amount * more[i]
+
+
+@kernel
+def multiply(a: Any, turned: Any, b: Any, out: Any) -> None:
+    """``out = a @ b``, or ``a.T @ b`` if `turned`; of a.T the first ``len(out)`` rows are taken.
+
+    Fastest where the columns of b are a multiple of `LANES`.
+    """
+    rows, columns = out.shape
+    width = a.shape[1]
+    row, step = (1, width) if turned else (width, 1)
+    whole = columns - columns % LANES
+    product(a, 0, row, step, b, 0, columns, out, 0, columns, rows, whole, len(b), False)
+    for i in range(rows):
+        for j in range(whole, columns):
+            total = np.float32(0)
+            for k in range(len(b)):
+                total += (a[k, i] if turned else a[i, k]) * b[k, j]
+            out[i, j] = total
 
 
 @kernel
 def weigh(scores: Any, peak: Any, total: Any) -> None:
-    """Turn scores (n, K) to exponentials, column by column; peak, total (K,): maximum and sum."""
-    n, columns = scores.shape
+    """Turn scores (n, K or more) to exponentials by column; peak, total (K,): maximum and sum."""
+    n, columns = len(scores), len(peak)
     for j in range(columns):
         peak[j] = scores[0, j]
         total[j] = 0
@@ -342,8 +421,8 @@ def weigh(scores: Any, peak: Any, total: Any) -> None:
 
 @kernel
 def turn(scores: Any, bias: Any, out: Any) -> None:
-    """Scores (n, K) + bias (K,) -> out (K, n)."""
-    n, columns = scores.shape
+    """Scores (n, K or more) + bias (K,) -> out (K, n)."""
+    columns, n = out.shape
     for j in range(columns):
         b = bias[j]
         for i in range(n):
@@ -416,56 +495,65 @@ def draw_masks(mask_tokens: Array, image: Array, p: dict, keep: slice = slice(No
     tokens = image.reshape(b, c, h * w).swapaxes(1, 2)  # (B, N, C): a view of what was made so
     out = np.empty((b, brushes.shape[1], 4 * h, 4 * w), np.float32)
 
-    def task(item: tuple[int, int]) -> None:
-        i, start = item
-        x = np.ascontiguousarray(tokens[i, start : start + TILE])
-        y = np.matmul(x, coarse, out=threads.workspace("coarse", len(x), coarse.shape[1]))
+    def task(item: tuple[int, slice]) -> None:
+        i, rows = item
+        x = np.ascontiguousarray(tokens[i, rows])
+        y = threads.workspace("coarse", len(x), coarse.shape[1])
+        multiply(x, False, coarse, y)
         y = y.reshape(-1, middle)  # (4 * tile, C/4)
-        norm_gelu(y, *first, np.float32(1e-6))
-        z = np.matmul(fine, y.T, out=threads.workspace("fine", len(fine), len(y)))
-        paint(z.reshape(4, -1, len(y)), last, brushes[i], start, w, out[i])
+        turned = threads.workspace("turned", middle, len(y) + -len(y) % LANES + LANES)
+        norm_gelu(y, *first, np.float32(1e-6), turned)
+        z = threads.workspace("fine", len(fine), turned.shape[1])
+        multiply(fine, False, turned, z)
+        paint(z.reshape(4, -1, turned.shape[1]), last, brushes[i], rows.start, len(x), w, out[i])
 
-    threads.parallel(task, [(i, start) for i in range(b) for start in range(0, h * w, TILE)])
+    threads.parallel(task, [(i, rows) for i in range(b) for rows in tiles(h * w)])
     return out
 
 
 @kernel(fastmath=FASTMATH | {"reassoc"})
-def norm_gelu(x: Any, before: Any, weight: Any, bias: Any, eps: Any) -> None:
-    """``gelu(layer_norm(x + before))`` for x (n, C), in place."""
+def norm_gelu(x: Any, before: Any, weight: Any, bias: Any, eps: Any, out: Any) -> None:
+    """``gelu(layer_norm(x + before))`` for x (n, C) -> out (C, n or more); x is overwritten."""
     n, c = x.shape
-    for i in range(n):
-        row = x[i]
-        mean = np.float32(0)
+    for start in range(0, n, 16):  # as many as make a vector of a row of `out`
+        stop = min(start + 16, n)
+        for i in range(start, stop):
+            row = x[i]
+            mean = np.float32(0)
+            for j in range(c):
+                row[j] += before[j]
+                mean += row[j]
+            mean /= np.float32(c)
+            variance = np.float32(0)
+            for j in range(c):
+                variance += (row[j] - mean) * (row[j] - mean)
+            scale = np.float32(1) / np.sqrt(variance / np.float32(c) + eps)
+            for j in range(c):
+                row[j] = scalars.gelu((row[j] - mean) * scale * weight[j] + bias[j])
         for j in range(c):
-            row[j] += before[j]
-            mean += row[j]
-        mean /= np.float32(c)
-        variance = np.float32(0)
-        for j in range(c):
-            variance += (row[j] - mean) * (row[j] - mean)
-        scale = np.float32(1) / np.sqrt(variance / np.float32(c) + eps)
-        for j in range(c):
-            row[j] = scalars.gelu((row[j] - mean) * scale * weight[j] + bias[j])
+            for i in range(start, stop):
+                out[j, i] = x[i, j]
 
 
 @kernel
-def paint(x: Any, bias: Any, brushes: Any, start: Any, grid_width: Any, out: Any) -> None:
+def paint(x: Any, bias: Any, brushes: Any, start: Any, tokens: Any, grid_width: Any,
+          out: Any) -> None:  # fmt: skip
     """Finish the upscaled pixels of a tile and mix their channels into masks.
 
     Parameters
     ----------
-    x : (4, C/8, 4 * tile) float32
+    x : (4, C/8, 4 * tokens or more) float32
         By place in the 2 x 2 pixels of the second upscaling; last axis: token, then place in the
         2 x 2 of the first. Overwritten.
     bias : (C/8,) float32
     brushes : (M, C/8) float32
         How much of each channel each mask takes.
-    start : int
-        Number of the tile's first token in the grid.
+    start, tokens : int
+        The tile's first token in the grid, and how many it has.
     grid_width : int
     out : (M, 4 * H, 4 * W) float32
     """
-    _, channels, pixels = x.shape
+    channels, pixels = x.shape[1], 4 * tokens
     mixed = np.empty(pixels, np.float32)
     for place in range(4):
         for c in range(channels):
