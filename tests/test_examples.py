@@ -1,0 +1,32 @@
+"""The example scripts do what their page says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from minisam.formats import decode_rle
+from walkthrough.examples import detector_boxes
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_detector_boxes(tmp_path: Path, tiny_weights: Path) -> None:
+    boxes, out = ROOT / "walkthrough" / "examples" / "boxes.json", tmp_path / "masks.json"
+    photos = ROOT / "walkthrough" / "photos"
+    arguments = [str(boxes), str(photos), str(out), "--model", str(tiny_weights)]
+    assert detector_boxes.main(arguments) == 0
+    asked, got = json.loads(boxes.read_text()), json.loads(out.read_text())
+    assert got["images"] == asked["images"] and got["categories"] == asked["categories"]
+    assert [a["id"] for a in got["annotations"]] == [1, 2, 3, 4]  # the fifth is too unsure
+    for annotation in got["annotations"]:
+        mask = decode_rle(annotation["segmentation"])
+        image = asked["images"][annotation["image_id"] - 1]
+        assert mask.shape == (image["height"], image["width"])
+        assert annotation["area"] == np.count_nonzero(mask)
+
+
+def test_boxes_are_brought_into_the_photo() -> None:
+    assert detector_boxes.corners([-5, 3, 700, 20], (400, 600)) == [0, 3, 599, 23]

@@ -1,0 +1,1 @@
+"""Short scripts that use minisam for something."""

@@ -1,0 +1,81 @@
+"""Masks for the boxes of a detector: COCO boxes in, COCO masks out.
+
+    python walkthrough/examples/detector_boxes.py BOXES.json PHOTOS/ MASKS.json
+
+BOXES.json is a COCO data set whose annotations have a "bbox" and perhaps a "score". MASKS.json is
+the same data set with a "segmentation" in every annotation. Each photo is encoded once; its boxes
+are decoded together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import minisam
+from minisam.files import write_atomic
+from minisam.formats import compress_rle, encode_rle
+
+BOXES_AT_ONCE = 16  # full-size masks that are held at a time
+
+
+def corners(bbox: list[float], photo: tuple[int, int]) -> list[float]:
+    """COCO's x, y, width, height -> x0, y0, x1, y1 inside the photo (detectors overshoot a bit)."""
+    x, y, width, height = bbox
+    rows, cols = photo
+    return [max(x, 0), max(y, 0), min(x + width, cols - 1), min(y + height, rows - 1)]
+
+
+def segment(predictor: minisam.SamPredictor, annotations: list[dict[str, Any]]) -> None:
+    """Put a mask into each annotation of the photo that is set."""
+    boxes = np.array([corners(a["bbox"], predictor.original_size) for a in annotations])
+    for start in range(0, len(boxes), BOXES_AT_ONCE):
+        some = slice(start, start + BOXES_AT_ONCE)
+        masks, scores, _ = predictor.predict_many(boxes=boxes[some], multimask_output=False)
+        for annotation, mask, score in zip(
+            annotations[some], masks[:, 0], scores[:, 0], strict=True
+        ):
+            annotation["segmentation"] = compress_rle(encode_rle(mask))
+            annotation["area"] = int(mask.sum())
+            annotation["iscrowd"] = 0
+            annotation["predicted_iou"] = round(float(score), 4)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("boxes", metavar="BOXES.json")
+    parser.add_argument("photos", metavar="PHOTOS/", type=Path)
+    parser.add_argument("masks", metavar="MASKS.json")
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--min-score", type=float, default=0.5, help="drop weaker detections")
+    args = parser.parse_args(arguments)
+
+    data = json.loads(Path(args.boxes).read_text())
+    data["annotations"] = [a for a in data["annotations"] if a.get("score", 1) >= args.min_score]
+    of_photo = defaultdict(list)
+    for annotation in data["annotations"]:
+        of_photo[annotation["image_id"]].append(annotation)
+
+    predictor = minisam.SamPredictor(minisam.load(args.model))
+    for image in data["images"]:
+        annotations = of_photo[image["id"]]
+        if annotations:
+            predictor.set_image(args.photos / image["file_name"])
+            segment(predictor, annotations)
+        print(f"{image['file_name']}: {len(annotations)} masks")
+    with write_atomic(args.masks) as temporary:
+        temporary.write_text(json.dumps(data))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except minisam.MinisamError as error:
+        sys.exit(f"error: {error}")
