@@ -501,6 +501,7 @@ def draw_masks(mask_tokens: Array, image: Array, p: dict, keep: slice = slice(No
         y = threads.workspace("coarse", len(x), coarse.shape[1])
         multiply(x, False, coarse, y)
         y = y.reshape(-1, middle)  # (4 * tile, C/4)
+        # longer rows than needed: at distances of 4096 bytes they would evict one another
         turned = threads.workspace("turned", middle, len(y) + -len(y) % LANES + LANES)
         norm_gelu(y, *first, np.float32(1e-6), turned)
         z = threads.workspace("fine", len(fine), turned.shape[1])
@@ -515,24 +516,21 @@ def draw_masks(mask_tokens: Array, image: Array, p: dict, keep: slice = slice(No
 def norm_gelu(x: Any, before: Any, weight: Any, bias: Any, eps: Any, out: Any) -> None:
     """``gelu(layer_norm(x + before))`` for x (n, C) -> out (C, n or more); x is overwritten."""
     n, c = x.shape
-    for start in range(0, n, 16):  # as many as make a vector of a row of `out`
-        stop = min(start + 16, n)
-        for i in range(start, stop):
-            row = x[i]
-            mean = np.float32(0)
-            for j in range(c):
-                row[j] += before[j]
-                mean += row[j]
-            mean /= np.float32(c)
-            variance = np.float32(0)
-            for j in range(c):
-                variance += (row[j] - mean) * (row[j] - mean)
-            scale = np.float32(1) / np.sqrt(variance / np.float32(c) + eps)
-            for j in range(c):
-                row[j] = scalars.gelu((row[j] - mean) * scale * weight[j] + bias[j])
+    for i in range(n):
+        row = x[i]
+        mean = np.float32(0)
         for j in range(c):
-            for i in range(start, stop):
-                out[j, i] = x[i, j]
+            row[j] += before[j]
+            mean += row[j]
+        mean /= np.float32(c)
+        variance = np.float32(0)
+        for j in range(c):
+            variance += (row[j] - mean) * (row[j] - mean)
+        scale = np.float32(1) / np.sqrt(variance / np.float32(c) + eps)
+        for j in range(c):
+            row[j] = scalars.gelu((row[j] - mean) * scale * weight[j] + bias[j])
+        for j in range(c):
+            out[j, i] = row[j]
 
 
 @kernel

@@ -26,9 +26,9 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     rows = rows_of(x)  # of all leading axes together, which np.matmul would take one by one
     out = np.empty((len(rows), len(weight)), np.float32)
     if len(rows) <= FEW:
+        weight = np.ascontiguousarray(weight)
         bias = np.zeros(len(weight), np.float32) if bias is None else bias
-        few = _locked(rows), _locked(weight), _locked(bias)
-        _share(lambda some: few_rows(*few, some.start, some.stop, out), rows, weight)
+        _share(lambda some: few_rows(rows, weight, bias, some.start, some.stop, out), rows, weight)
     else:
         _share(lambda some: np.matmul(rows, weight[some].T, out=out[:, some]), rows, weight)
         if bias is not None:
@@ -43,13 +43,6 @@ def _share(task: Callable[[slice], object], rows: Array, weight: Array) -> None:
             task(slice(0, len(weight)))
     else:
         threads.parallel(task, threads.blocks(len(weight), len(weight)))
-
-
-def _locked(x: Array) -> Array:
-    """A read-only view: weights from a file may be that, and Numba compiles for each kind."""
-    x = np.ascontiguousarray(x, np.float32).view()
-    x.flags.writeable = False
-    return x
 
 
 @kernel(fastmath=FASTMATH | {"reassoc"})
