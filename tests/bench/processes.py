@@ -19,7 +19,7 @@ import minisam
 predictor = minisam.SamPredictor(minisam.load("nano"))
 predictor.set_image({str(PHOTO)!r})
 predictor.predict([[200, 150]], [1])
-predictor.predict_many([[[200, 150]], [[100, 100]]])
+predictor.predict_many([[[200, 150]], [[100, 100]]], [[1], [1]])
 """
 
 
