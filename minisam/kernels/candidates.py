@@ -52,7 +52,7 @@ def measure_rows(x: Any, taps: Any, weights: Any, cuts: Any, mask: Any, counts: 
     cut, high, low = cuts
     for i in range(taps.shape[0]):
         a, b, c, d = x[taps[i, 0]], x[taps[i, 1]], x[taps[i, 2]], x[taps[i, 3]]
-        wa, wb, wc, wd = weights[i]
+        wa, wb, wc, wd = weights[i, 0], weights[i, 1], weights[i, 2], weights[i, 3]
         strict = np.int32(0)
         loose = np.int32(0)
         for j in range(mask.shape[1]):

@@ -104,12 +104,15 @@ def weigh_first(q: Any, keys: Any, out: Any) -> None:
     """Exponentials of scores: q (T, d), keys (d, N) -> out (T, N), the largest of a row is 1."""
     for t in range(len(q)):
         row = out[t]
-        row[:] = 0
+        for i in range(len(row)):
+            row[i] = 0
         for k in range(len(keys)):
             number, key = q[t, k], keys[k]
             for i in range(len(row)):
                 row[i] += number * key[i]
-        peak = np.max(row)
+        peak = row[0]
+        for i in range(len(row)):
+            peak = max(peak, row[i])
         for i in range(len(row)):
             row[i] = scalars.exp2(row[i] - peak)
 
@@ -436,11 +439,12 @@ def share_out(scores: Any) -> None:
     peak = np.empty(n, np.float32)
     total = np.empty(n, np.float32)
     for h in range(heads):
-        peak[:] = scores[h, 0]
+        for i in range(n):
+            peak[i] = scores[h, 0, i]
+            total[i] = 0
         for j in range(1, t):
             for i in range(n):
                 peak[i] = max(peak[i], scores[h, j, i])
-        total[:] = 0
         for j in range(t):
             for i in range(n):
                 e = scalars.exp2(scores[h, j, i] - peak[i])
@@ -560,7 +564,8 @@ def paint(x: Any, bias: Any, brushes: Any, start: Any, tokens: Any, grid_width: 
             for i in range(pixels):
                 row[i] = scalars.gelu(row[i] + b)
         for m in range(len(brushes)):
-            mixed[:] = 0
+            for i in range(pixels):
+                mixed[i] = 0
             for c in range(channels):
                 row, amount = x[place, c], brushes[m, c]
                 for i in range(pixels):

@@ -15,6 +15,7 @@ import numpy as np
 from .. import threads
 from ..layers import neighbours
 from .compiled import kernel
+from .compiled import kernel
 
 Array = np.ndarray
 Size = tuple[int, int]
@@ -97,7 +98,7 @@ def mix_rows(x: Any, taps: Any, weights: Any, out: Any) -> None:
     """Mix rows: x (h, columns), taps and weights (rows, 4) -> out (rows, columns)."""
     for i in range(taps.shape[0]):
         a, b, c, d = x[taps[i, 0]], x[taps[i, 1]], x[taps[i, 2]], x[taps[i, 3]]
-        wa, wb, wc, wd = weights[i]
+        wa, wb, wc, wd = weights[i, 0], weights[i, 1], weights[i, 2], weights[i, 3]
         for j in range(out.shape[1]):
             out[i, j] = wa * a[j] + wb * b[j] + wc * c[j] + wd * d[j]
 
@@ -107,6 +108,6 @@ def cut_rows(x: Any, taps: Any, weights: Any, threshold: Any, out: Any) -> None:
     """`mix_rows`, but out (rows, columns) bool tells where the value is above the threshold."""
     for i in range(taps.shape[0]):
         a, b, c, d = x[taps[i, 0]], x[taps[i, 1]], x[taps[i, 2]], x[taps[i, 3]]
-        wa, wb, wc, wd = weights[i]
+        wa, wb, wc, wd = weights[i, 0], weights[i, 1], weights[i, 2], weights[i, 3]
         for j in range(out.shape[1]):
             out[i, j] = wa * a[j] + wb * b[j] + wc * c[j] + wd * d[j] > threshold
