@@ -23,7 +23,7 @@ from minisam.errors import MinisamError
 from .augment import Mix
 from .checkpoint import load_weights
 from .config import Config, resize_tables
-from .data import DEFAULT_FOLDER, read_index
+from .data import DEFAULT_FOLDER, SOURCES, read_index
 from .library import Library
 from .model import Sam, start_from_nothing
 from .step import quick_score
@@ -52,6 +52,8 @@ def arguments() -> argparse.Namespace:
     add("--loss-side", type=int, default=128, help="side the masks are compared at")
     add("--mosaic", type=float, default=Mix.mosaic)
     add("--paste", type=float, default=Mix.paste)
+    add("--shares", nargs="+", metavar="SOURCE=SHARE", default=[f"{k}={v}" for k, v in Mix.shares],
+        help="how often photos of each source are drawn")
     add("--seed", type=int, default=0)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--threads", type=int, default=2, help="CPU threads")
@@ -94,6 +96,17 @@ def parse_until(text: str) -> datetime.datetime:
         raise MinisamError(f"--until {text}: give HH:MM or an ISO date and time") from None
 
 
+def parse_shares(texts: list[str]) -> tuple[tuple[str, float], ...]:
+    """Read ["duts=0.7", ...]."""
+    try:
+        shares = tuple((name, float(share)) for name, share in (t.split("=") for t in texts))
+    except ValueError:
+        raise MinisamError("--shares: give SOURCE=SHARE, as in duts=0.7 coco=0.3") from None
+    if unknown := {name for name, _ in shares} - SOURCES.keys():
+        raise MinisamError(f"--shares: no source {unknown.pop()}; there are {', '.join(SOURCES)}")
+    return shares
+
+
 def build(args: argparse.Namespace) -> Sam:
     """The model to train: from `--init`, tables resized, or from random weights."""
     if args.init:
@@ -131,7 +144,7 @@ def main() -> None:
         with trainer.lock:
             trainer.write({"val_click_iou": round(score, 4)})
 
-    mix = Mix(mosaic=args.mosaic, paste=args.paste)
+    mix = Mix(mosaic=args.mosaic, paste=args.paste, shares=parse_shares(args.shares))
     workers = [threading.Thread(target=trainer.work, args=(i, library, mix), daemon=True)
                for i in range(args.workers)]
     for worker in workers:

@@ -24,7 +24,7 @@ import numpy as np
 from minisam.files import write_atomic
 
 from .baselines import BASELINES, Clicks
-from .data import DEFAULT_FOLDER, Entry, read_index, read_labels, read_photo
+from .data import DEFAULT_FOLDER, SOURCES, Entry, read_index, read_labels, read_photo
 
 Array = np.ndarray
 CLICKS = (1, 2, 3, 5)
@@ -122,13 +122,15 @@ def try_baseline(tool, source: str, photo: Array, target: Array) -> Result:
     return Result(source, float(target.mean()), {n: found[n] for n in CLICKS}, iou(box, target))
 
 
-def examples(entries: list[Entry], limit: int | None) -> Iterator[tuple[str, Array, list[Array]]]:
+def examples(entries: list[Entry], sources: list[str] | None, limit: int | None
+             ) -> Iterator[tuple[str, Array, list[Array]]]:
     """Source, photo (h, w, 3) uint8 and objects of every validation photo, the same every time."""
     seen: dict[str, int] = {}
     archives: dict[Path, zipfile.ZipFile] = {}
     for number, entry in enumerate(entries):
         seen[entry.source] = seen.get(entry.source, 0) + 1
-        if limit is not None and seen[entry.source] > limit:
+        left_out = sources is not None and entry.source not in sources
+        if left_out or (limit is not None and seen[entry.source] > limit):
             continue
         if entry.archive not in archives:
             archives[entry.archive] = zipfile.ZipFile(entry.archive)
@@ -202,7 +204,7 @@ def main() -> None:
     add("--data", type=Path, default=DEFAULT_FOLDER, help="folder with the zips "
         "(default: $MINISAM_TRAIN_DATA or ./data)")
     add("--limit", type=int, help="photos a source; all when not given")
-    add("--sources", nargs="+", default=None, help="only these sources")
+    add("--sources", nargs="+", choices=list(SOURCES), help="only these sources")
     add("--tools", nargs="+", default=["model", *BASELINES], choices=["model", *BASELINES],
         help="what to try; everything when not given")
     add("--json", type=Path, help="also write every object's result here")
@@ -210,12 +212,11 @@ def main() -> None:
 
     import minisam
 
-    entries = [e for e in read_index(args.data, "val")
-               if args.sources is None or e.source in args.sources]
     predictor = minisam.SamPredictor(minisam.load(str(args.weights)))
     results: dict[str, list[Result]] = {name: [] for name in args.tools}
     start = time.monotonic()
-    for number, (source, photo, objects) in enumerate(examples(entries, args.limit), 1):
+    for number, (source, photo, objects) in enumerate(
+            examples(read_index(args.data, "val"), args.sources, args.limit), 1):
         if "model" in results:
             predictor.set_image(photo)
         for target in objects:
