@@ -34,7 +34,7 @@ LANES = 16 if _features.get("avx512f") else 8 if _features else 4
 VECTORS = 2 if LANES == 8 else 4
 ROWS = 4
 PANEL = VECTORS * LANES  # columns of a tile
-DEPTH = 768  # of one pass: 768 x 64 weights take 196 kB, and stay in the cache for all rows
+DEPTH = 768  # at most, of one pass: 768 x 64 weights take 196 kB and stay in cache for all rows
 
 COPIED = 752  # inputs that `pack` turns at once: see there
 
@@ -74,8 +74,10 @@ def linear(x: Any, panels: Any, out: Any) -> None:
     n, n_in = x.shape
     n_out = out.shape[1]
     scratch = np.empty((n if n_out % LANES else 0, PANEL), np.float32)  # for a partial panel
-    for k in range(0, n_in, DEPTH):
-        depth = min(DEPTH, n_in - k)
+    passes = (n_in + DEPTH - 1) // DEPTH
+    most = (n_in + passes - 1) // passes  # 1024 in two equal passes: a short one costs more stores
+    for k in range(0, n_in, most):
+        depth = min(most, n_in - k)
         for s in range(panels.shape[0]):
             first = s * PANEL
             columns = min(PANEL, n_out - first)
