@@ -143,7 +143,9 @@ class _BlasLimit:
 
 @functools.cache
 def _controller() -> ThreadpoolController:
-    return ThreadpoolController()  # looks through the loaded libraries: a millisecond, so once
+    # Looks through the loaded libraries: a millisecond, so once. NumPy's BLAS is among them; one
+    # that another package loads later is none that is called here.
+    return ThreadpoolController()
 
 
 _blas = _BlasLimit()
