@@ -1,7 +1,7 @@
 """Matrix products at the speed of the arithmetic units.
 
 `tile` is the only place in the package that is written in LLVM's own terms. It computes four rows
-by four vectors of a product, and keeps those sixteen sums in registers for the whole depth of the
+by four vectors of a product, and keeps those sums in registers for the whole depth of the
 product: each number that it loads is used at least four times. A compiler does not find this by
 itself: the same loops in Python reach a third of the speed.
 
@@ -28,10 +28,10 @@ from .compiled import kernel
 Array = np.ndarray
 
 _features = binding.get_host_cpu_features() if platform.machine() in ("x86_64", "AMD64") else {}
-# floats in a vector register, and vectors in a tile: 16 sums, 4 loaded vectors and a copied number
-# must fit into the registers, of which AVX-512 and ARM have 32, older x86 16
+# Floats in a vector register, and vectors in a tile. The tile's sums, its loaded vectors and one
+# number of the other factor must fit into the registers: AVX-512 and ARM have 32, older x86 16.
 LANES = 16 if _features.get("avx512f") else 8 if _features else 4
-VECTORS = 2 if LANES == 8 else 4
+VECTORS = 3 if LANES == 8 else 4
 ROWS = 4
 PANEL = VECTORS * LANES  # columns of a tile
 DEPTH = 768  # at most, of one pass: 768 x 64 weights take 196 kB and stay in cache for all rows
