@@ -15,7 +15,6 @@ import numpy as np
 from .. import threads
 from ..layers import neighbours
 from .compiled import kernel
-from .compiled import kernel
 
 Array = np.ndarray
 Size = tuple[int, int]
