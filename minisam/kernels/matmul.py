@@ -1,9 +1,9 @@
 """Matrix products at the speed of the arithmetic units.
 
 `tile` is the only place in the package that is written in LLVM's own terms. It computes four rows
-by four vectors of a product, and keeps those sums in registers for the whole depth of the
-product: each number that it loads is used at least four times. A compiler does not find this by
-itself: the same loops in Python reach a third of the speed.
+by four vectors of a product (by three where there are few registers), and keeps those sums in
+registers for the whole depth of the product: each number that it loads is used three or four
+times. A compiler does not find this by itself: plain loops reach a third of the speed.
 
 A BLAS does the same, and before every call copies both factors into an order that suits it. Here
 the caller chooses layouts such that nothing has to be copied (`product`), or the weights are, once
@@ -35,7 +35,6 @@ VECTORS = 3 if LANES == 8 else 4
 ROWS = 4
 PANEL = VECTORS * LANES  # columns of a tile
 DEPTH = 768  # at most, of one pass: 768 x 64 weights take 196 kB and stay in cache for all rows
-
 COPIED = 752  # inputs that `pack` turns at once: see there
 
 
