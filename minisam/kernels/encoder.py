@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import threads
-from .attention import attend
 from .compiled import vector
 from .elementwise import add_rows, gelu_rows, norm_rows, rows_of
 from .matmul import linear, pack
+from .windows import attend
 
 Array = np.ndarray
 
