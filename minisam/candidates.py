@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from . import threads
 from .crops import Box, Size
 from .dispatch import hot
 from .formats import mask_to_box, run_lengths
@@ -96,24 +97,33 @@ class Candidates:
         return cls([], whole, real, real, np.zeros((0, 2)), whole)
 
 
-def place_runs(mask: Array, crop: Box, photo: Size) -> Array:
-    """Run lengths, in the whole photo, of a mask of a crop.
+def place_runs(masks: Array, which: Array, crop: Box, photo: Size) -> list[Array]:
+    """Run lengths, in the whole photo, of some masks of a crop.
 
     Parameters
     ----------
-    mask : (crop rows, crop columns) bool
+    masks : (K, crop rows, crop columns) bool
+    which : (k,) int
+        Indices of those that are wanted.
     crop : (x0, y0, x1, y1)
     photo : (rows, columns)
 
     Returns
     -------
-    (n,) int32, or int64 for photos of more than 2 ** 31 pixels
+    list of k arrays (n,)
+        int32, or int64 for photos of more than 2 ** 31 pixels.
     """
     x0, y0, x1, y1 = crop
-    if mask.shape != photo:
-        mask = np.pad(mask, ((y0, photo[0] - y1), (x0, photo[1] - x1)))
-    runs = run_lengths(mask)
-    return runs.astype(np.int32) if mask.size < 2**31 else runs
+    around = ((y0, photo[0] - y1), (x0, photo[1] - x1))
+    small = np.int32 if photo[0] * photo[1] < 2**31 else np.int64
+    runs: dict[int, Array] = {}
+
+    def place(i: int) -> None:
+        mask = masks[i] if masks.shape[1:] == photo else np.pad(masks[i], around)
+        runs[i] = run_lengths(mask).astype(small)
+
+    threads.parallel(place, which)
+    return [runs[i] for i in which]
 
 
 def boxes_in_photo(masks: Array, crop: Box) -> Array:

@@ -111,7 +111,8 @@ class SamAutomaticMaskGenerator:
     points_per_side : int or None
         The grid has its square; None when `point_grids` gives the points.
     points_per_batch : int
-        Points between two calls of `progress`; neither results nor memory depend on it.
+        Points between two calls of `progress`. Results depend on it in their last bits only, memory
+        not at all.
     pred_iou_thresh : float
         Keep masks whose predicted IoU is above it.
     stability_score_thresh : float
@@ -300,7 +301,7 @@ class SamAutomaticMaskGenerator:
             keep &= ~cut
             parts.append(
                 Candidates(
-                    runs=[place_runs(mask, crop, size) for mask in masks[keep]],
+                    runs=place_runs(masks, np.flatnonzero(keep), crop, size),
                     boxes=boxes[keep],
                     iou=iou[some][keep],
                     stability=stability[keep],

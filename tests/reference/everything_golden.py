@@ -26,14 +26,12 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDENS = ROOT / "tests" / "goldens"
 PHOTOS = ROOT / "walkthrough" / "photos"
 
-# A small model is unsure of itself: under the default thresholds little or nothing is left.
-LOOSE = dict(pred_iou_thresh=0.2, stability_score_thresh=0.6, stability_score_offset=0.2)
 CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {  # weights, photo, longest side
-    "nano": ("nano", "coffee.jpg", 600, dict(points_per_side=16, **LOOSE)),
+    "nano": ("nano", "coffee.jpg", 600, dict(points_per_side=12, box_nms_thresh=0.9)),
     "nano_crops": (
         "nano", "chelsea.jpg", 451,
         dict(points_per_side=8, points_per_batch=7, crop_n_layers=1,
-             crop_n_points_downscale_factor=2, min_mask_region_area=100, **LOOSE),
+             crop_n_points_downscale_factor=2, min_mask_region_area=100),
     ),
     # Random weights draw noise all over the photo: full of small regions, all boxes alike.
     "recipe": (
@@ -49,6 +47,24 @@ def weights(name: str) -> Sam:
     return minisam.load("nano") if name == "nano" else recipe_sam(TINY, 7)
 
 
+def thresholds(sam: Sam, image: np.ndarray, offset: float = 0.2) -> dict[str, float]:
+    """Thresholds that a third of the candidates pass for their IoU, and half of those as stable.
+
+    Small and random models are unsure of themselves: the default thresholds would leave nothing.
+    """
+    generator = minisam.SamAutomaticMaskGenerator(
+        sam, points_per_side=6, pred_iou_thresh=-np.inf, stability_score_thresh=-1.0,
+        stability_score_offset=offset, box_nms_thresh=2.0, output_mode="coco_rle")  # fmt: skip
+    records = generator.generate(image)
+    iou = round(float(np.quantile([r["predicted_iou"] for r in records], 2 / 3)), 3)
+    stable = [r["stability_score"] for r in records if r["predicted_iou"] > iou]
+    return dict(
+        pred_iou_thresh=iou,
+        stability_score_thresh=round(float(np.median(stable)), 3),
+        stability_score_offset=offset,
+    )
+
+
 def read_case(name: str) -> tuple[Sam, np.ndarray, dict[str, Any]]:
     model, photo, side, arguments = CASES[name]
     image = Image.open(PHOTOS / photo).convert("RGB")
@@ -60,6 +76,8 @@ def make(name: str) -> Path:
     from .meta_everything import meta_generator
 
     sam, image, arguments = read_case(name)
+    if "pred_iou_thresh" not in arguments:
+        arguments = {**arguments, **thresholds(sam, image)}
     records = meta_generator(sam, output_mode="uncompressed_rle", **arguments).generate(image)
     for record in records:
         record["segmentation"] = compress_rle(record["segmentation"])
