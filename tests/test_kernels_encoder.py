@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,3 +171,27 @@ def test_neck(h: int, w: int, width: int, c: int) -> None:
 def test_plain_specification_is_what_was_compared() -> None:
     assert HOT["block"] is image_encoder.block.plain
     assert HOT["gelu"] is layers.gelu.plain
+
+
+KERNELS = """
+import re
+from minisam import kernels
+from minisam.kernels import elementwise, windows
+from tests.test_kernels_encoder import block_weights, draw
+kernels.block(draw(1, 7, 11, 32), block_weights(32, 2, 16, 64, (5, 5)), heads=2, win=5)
+for kernel in (elementwise.norm_rows, elementwise.gelu_rows, elementwise.add_rows, windows.soften):
+    code = " ".join(kernel.inspect_asm().values())
+    print(kernel.py_func.__name__, len(re.findall(r"v(?:fmadd|add|mul)\\w*ps\\s.*[yz]mm", code)))
+"""
+# additions and multiplications of the main loop, of which a scalar loop has none in wide registers
+LEAST = {"norm_rows": 6, "gelu_rows": 13, "add_rows": 2, "soften": 10}
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly")
+def test_loops_become_vector_code(tmp_path: Path) -> None:
+    env = os.environ | {"MINISAM_CACHE": str(tmp_path)}  # code from a cache cannot be looked at
+    done = subprocess.run([sys.executable, "-c", KERNELS], env=env, check=True, text=True,
+                          capture_output=True, cwd=Path(__file__).parents[1])  # fmt: skip
+    wide = {name: int(count) for name, count in map(str.split, done.stdout.splitlines())}
+    assert wide.keys() == LEAST.keys()
+    assert all(wide[name] >= LEAST[name] for name in LEAST), wide
