@@ -276,7 +276,8 @@ def _expand(photos: list[str]) -> Iterator[str]:
         if Path(photo).is_dir():
             from PIL import Image
 
-            endings = Image.registered_extensions()
+            known = Image.registered_extensions().items()
+            endings = {ending for ending, kind in known if kind in Image.OPEN}
             yield from sorted(str(p) for p in Path(photo).iterdir() if p.suffix.lower() in endings)
         else:
             yield photo
