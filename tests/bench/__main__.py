@@ -74,8 +74,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     folder = args.cache / args.model
     tell(f"writing the weights and the ONNX files to {folder} where they are missing")
-    subprocess.run([sys.executable, "-m", "tests.bench.files", args.model, str(folder)], cwd=ROOT,
-                   check=True)  # fmt: skip
+    peers = ["for-peers"] if set(args.engines) - {"minisam"} else []
+    make = [sys.executable, "-m", "tests.bench.files", args.model, str(folder), *peers]
+    subprocess.run(make, cwd=ROOT, check=True)
     workers = start(args, folder)
     print(machine(args.threads, [w.name for w in workers]))
     turns = [row for row in TURNS if row in args.only]

@@ -1,6 +1,6 @@
 """The files that the engines read: weights, inputs, and the model exported to ONNX.
 
-    python -m tests.bench.files vit_b FOLDER
+    python -m tests.bench.files vit_b FOLDER [for-peers]
 
 Made once and kept in a cache folder; runs as a process of its own, so that what it needs in memory
 counts for no engine.
@@ -36,8 +36,8 @@ def config_of(model: str) -> SamConfig:
                    windows=windows)  # fmt: skip
 
 
-def make(model: str, folder: Path) -> None:
-    """Write what is missing."""
+def make(model: str, folder: Path, peers: bool) -> None:
+    """Write what is missing; what only the other engines read, only if `peers`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "weights.safetensors"
     if not path.exists():
@@ -55,6 +55,8 @@ def make(model: str, folder: Path) -> None:
         with write_atomic(folder / "inputs.npz") as temporary, open(temporary, "wb") as file:
             np.savez(file, frame=frame.astype(np.float32), inner=inner, photo=PHOTO,
                      points=points.astype(np.float32))  # fmt: skip
+    if not peers:
+        return
     try:
         export(config, folder)
     except Exception as error:  # torch and its exporter raise what they like
@@ -119,4 +121,4 @@ def _write(path: Path, save: Any) -> None:
 
 
 if __name__ == "__main__":
-    make(sys.argv[1], Path(sys.argv[2]))
+    make(sys.argv[1], Path(sys.argv[2]), "for-peers" in sys.argv[3:])
