@@ -20,7 +20,9 @@ from PIL import Image
 
 import minisam
 from minisam import batch
-from minisam.batch import Found, Job, Journal, Task, find_here, find_masks, name_tasks, run
+from minisam.batch import find_here, find_masks, run
+from minisam.jobs import Found, Job, Task, name_tasks
+from minisam.journal import JOURNAL, Journal
 from minisam.prompt_file import read_prompts
 
 from .recipe import TINY, recipe_sam
@@ -52,7 +54,7 @@ def make_photos(folder: Path, count: int) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = (p for p in folder.rglob("*") if p.is_file() and p.name != batch.JOURNAL)
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != JOURNAL)
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
@@ -107,7 +109,7 @@ def test_finished_photos_are_skipped(job: Job, photos: list[str], tmp_path: Path
     (only,) = do(job, photos, out)
     assert only.task.photo == photos[2]
     for path, changed in before.items():
-        assert path.name == batch.JOURNAL or path.stat().st_mtime_ns == changed
+        assert path.name == JOURNAL or path.stat().st_mtime_ns == changed
     (out / "1_coco.json").unlink()
     (again,) = do(job, photos, out)
     assert again.task.photo == photos[1] and (out / "1_coco.json").exists()
@@ -117,7 +119,7 @@ def test_resumes_after_a_kill_at_any_moment(job: Job, photos: list[str], tmp_pat
     do(job, photos, tmp_path / "whole")
     out = tmp_path / "out"
     do(job, photos[:1], out)
-    journal = out / batch.JOURNAL
+    journal = out / JOURNAL
     line = journal.read_text()
     journal.write_text(line[: len(line) // 2])  # killed while it wrote the line
     assert len(do(job, photos, out)) == 3
@@ -320,7 +322,7 @@ def test_a_killed_run_is_resumed(folder: Path, tiny_weights: Path) -> None:
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(Path(minisam.__file__).parents[1])}
     process = subprocess.Popen([*command, "killed"], env=environment, stdout=subprocess.DEVNULL)
-    journal = folder / "killed" / batch.JOURNAL
+    journal = folder / "killed" / JOURNAL
     patience = time.monotonic() + 120
     while not (journal.exists() and journal.read_text()):
         assert process.poll() is None and time.monotonic() < patience

@@ -12,14 +12,14 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import MinisamError
 from .progress import Line
 
 if TYPE_CHECKING:
-    from ..batch import Found, Task
     from ..everything import Report
+    from ..jobs import Found, Job, Task
     from ..model import Sam
 
 FORMATS = ("picture", "coco", "png", "folder", "polygon")  # as minisam.exports has them
@@ -85,14 +85,14 @@ def run(args: argparse.Namespace) -> int:
         Bad input, in one line, except for that of one photo of many.
     """
     _check(args)
-    from .. import batch
     from ..everything import SamAutomaticMaskGenerator
+    from ..jobs import Job, name_tasks
     from ..model import load
     from ..prompt_file import read_prompts
 
     photos = list(_expand(args.photos))
     boxes = read_prompts(args.prompts, photos) if args.prompts else None
-    tasks = batch.name_tasks(photos or boxes or (), boxes)
+    tasks = name_tasks(photos or boxes or (), boxes)
     if args.photos and not tasks:
         raise MinisamError(f"no picture in {args.photos[0]}")
     alone = len(tasks) == 1 and not args.prompts and not args.dask
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     settings = {name: getattr(args, name) for name in GENERATOR if getattr(args, name) is not None}
     SamAutomaticMaskGenerator(sam, **settings)  # refuses bad ones now, not photo by photo
     model = str(Path(args.model).absolute()) if Path(args.model).exists() else args.model
-    job = batch.Job(model, sam.fingerprint, args.format or ("picture",), settings)
+    job = Job(model, sam.fingerprint, args.format or ("picture",), settings)
     if alone:
         return _one(args, tasks[0], job, sam)
     return _many(args, tasks, job, sam)
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
 # ---------------------------------------------------------------------- one photo
 
 
-def _one(args: argparse.Namespace, task: Task, job: Any, sam: Sam) -> int:
+def _one(args: argparse.Namespace, task: Task, job: Job, sam: Sam) -> int:
     from .. import batch
 
     with Line() as line:
@@ -174,10 +174,11 @@ def _top(path: Path, prefix: Path) -> Path:
 # ---------------------------------------------------------------------- many photos
 
 
-def _many(args: argparse.Namespace, tasks: list[Task], job: Any, sam: Sam) -> int:
+def _many(args: argparse.Namespace, tasks: list[Task], job: Job, sam: Sam) -> int:
     from .. import batch
+    from ..journal import Journal
 
-    journal = batch.Journal(Path(args.out), job)
+    journal = Journal(Path(args.out), job)
     skipped = sum(map(journal.is_done, tasks))
     if skipped:
         print(f"{skipped} of {len(tasks)} photos are finished already")

@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 from minisam import batch
+from minisam.jobs import Found, Job, Task, name_tasks
+from minisam.journal import Journal
 from tests.recipe import TINY, recipe_sam
 
 SETTINGS = dict(points_per_side=2, pred_iou_thresh=-9.0, stability_score_thresh=-1.0)
@@ -31,7 +33,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=1000)
     count = parser.parse_args().photos
     sam = recipe_sam(TINY, 7)
-    job = batch.Job("recipe", sam.fingerprint, ("picture", "coco", "png"), SETTINGS)
+    job = Job("recipe", sam.fingerprint, ("picture", "coco", "png"), SETTINGS)
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         photos = []
@@ -40,13 +42,13 @@ def main() -> None:
             photos.append(str(Path(folder) / f"{i}.png"))
             Image.fromarray(pixels).save(photos[-1])
 
-        def find(todo: list[batch.Task]) -> Iterator[batch.Found]:
+        def find(todo: list[Task]) -> Iterator[Found]:
             return batch.find_here(todo, job, sam)
 
-        journal = batch.Journal(Path(folder) / "results", job)
+        journal = Journal(Path(folder) / "results", job)
         start = time.monotonic()
         report_at = {1, 10, *(round(count * part / 10) for part in range(1, 11))}
-        done = batch.run(batch.name_tasks(photos), journal, find)
+        done = batch.run(name_tasks(photos), journal, find)
         for i, _ in enumerate(done, 1):
             if i in report_at:
                 seconds = time.monotonic() - start

@@ -1,0 +1,117 @@
+"""Which photos of a long job are finished, so that it can be interrupted and go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .errors import MinisamError
+from .files import write_together
+from .jobs import Found, Job, Task
+
+JOURNAL = "minisam-journal.jsonl"
+
+
+class Journal:
+    """Which photos of an output folder are finished, and under which job.
+
+    One line a photo, added when all its files are there. A line that a kill cut short does not
+    count.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it does not exist.
+    job : Job
+
+    Raises
+    ------
+    MinisamError
+        The folder cannot be made or written.
+    """
+
+    def __init__(self, folder: Path, job: Job) -> None:
+        self.folder = folder
+        self.job = job
+        self.path = folder / JOURNAL
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            text = self.path.read_text(errors="replace") if self.path.exists() else ""
+        except OSError as error:
+            raise MinisamError(
+                f"cannot use the folder {folder}: {error.strerror or error}; choose another --out"
+            ) from None
+        self.entries: dict[str, Mapping[str, Any]] = {}
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+                self.entries[entry["name"]] = entry
+            except (ValueError, KeyError, TypeError):
+                continue
+        self._torn = bool(text) and not text.endswith("\n")
+
+    def is_done(self, task: Task) -> bool:
+        """Whether all results of this task are there, made by the same job from the same photo."""
+        entry = self.entries.get(task.name, {})
+        files = entry.get("files", [])
+        return entry.get("key") == self._key(task) and all(map(os.path.lexists, self._paths(files)))
+
+    def other_job(self, task: Task) -> bool:
+        """Whether there are results of this photo, but of another job."""
+        entry = self.entries.get(task.name)
+        return entry is not None and entry.get("key") != self._key(task)
+
+    def write(self, found: Found, overwrite: bool) -> None:
+        """Write the files of a photo and then its line.
+
+        Files that are there already with the same contents are left alone: a run that was killed
+        before it could write the line made them.
+
+        Raises
+        ------
+        FileTaken
+            Another file has the name of a result, and `overwrite` is off.
+        MinisamError
+            The folder cannot be written.
+        """
+        names = [found.task.name + suffix for suffix in found.files]
+        files = dict(zip(self._paths(names), found.files.values(), strict=True))
+        for folder in {path.parent for path in files}:
+            folder.mkdir(parents=True, exist_ok=True)
+        missing = {path: data for path, data in files.items() if not _holds(path, data)}
+        write_together(missing, overwrite=overwrite)
+        entry = {
+            "name": found.task.name, "photo": found.task.photo, "key": self._key(found.task),
+            "masks": found.masks, "files": names,
+        }  # fmt: skip
+        with open(self.path, "a") as file:
+            file.write("\n" * self._torn + json.dumps(entry) + "\n")
+        self._torn = False
+        self.entries[found.task.name] = entry
+
+    def _paths(self, names: Iterable[str]) -> list[Path]:
+        return [self.folder / name for name in names]
+
+    def _key(self, task: Task) -> str:
+        """Digest of all that the results depend on."""
+        job = asdict(self.job)
+        del job["model"]  # its path; the weights themselves count
+        try:
+            status = Path(task.photo).stat()
+            photo = [status.st_size, status.st_mtime_ns]
+        except OSError:
+            photo = []
+        text = json.dumps([job, task.boxes, photo], sort_keys=True, default=list)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
