@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         sam = load(args.model)
     settings = {name: getattr(args, name) for name in GENERATOR if getattr(args, name) is not None}
     SamAutomaticMaskGenerator(sam, **settings)  # refuses bad ones now, not photo by photo
-    model = str(Path(args.model).absolute()) if Path(args.model).exists() else args.model
+    model = str(Path(args.model).absolute()) if Path(args.model).is_file() else args.model
     job = Job(model, sam.fingerprint, args.format or ("picture",), settings)
     if alone:
         return _one(args, tasks[0], job, sam)
