@@ -125,8 +125,6 @@ def _one(args: argparse.Namespace, task: Task, job: Job, sam: Sam) -> int:
     print(_told(found))
     for path in _shown(paths):
         print(f"  {path}")
-    if found.advice:
-        print(f"nothing is left: {found.advice}")
     return 0
 
 
@@ -245,7 +243,8 @@ def _show(line: Line, what: str, report: Report) -> None:
 def _told(found: Found) -> str:
     """One line about a photo."""
     text = f"{found.task.photo}: {found.masks} masks in {found.seconds:.1f} s"
-    return f"{text} ({found.note})" if found.note else text
+    notes = "; ".join(filter(None, (found.note, found.advice)))
+    return f"{text} ({notes})" if notes else text
 
 
 def _shown(paths: list[Path]) -> list[Path]:
