@@ -4,9 +4,9 @@ Two ideas carry it. Both give the same numbers as the plain functions.
 
 Products in the cheaper order. A prompt has about 7 tokens, the image 4096. Where the plain function
 projects the image, ``q @ (x @ Wk.T).T``, matrix products may be regrouped: ``(q @ Wk) @ x.T`` lets
-the few tokens do the work of the many. All heads go through one product: the tokens of each head
-are put in a block of their own of a block-diagonal matrix (`_by_head`), and ``heads * T`` columns
-
+the few tokens do the work of the many (`fold`). All heads go through one product, of ``heads * T``
+columns where the projection has ``heads * d``, so it pays while tokens are few: `pays` counts. With
+more, the image is projected, and meets the tokens in a block-diagonal matrix (`_by_head`).
 
 One sweep over the image for each block. Tokens of the image never look at one another here: all
 that happens to one of them, from hearing the prompt's tokens, through the norm, to being asked by
