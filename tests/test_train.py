@@ -196,6 +196,13 @@ def test_export_is_float16_with_a_header(tmp_path):
     assert set(state) == set(model.state_dict())
 
 
+def test_a_blend_lies_between(tmp_path):
+    from weights.train.export import blend
+
+    mixed = blend({"a": torch.ones(2)}, {"a": torch.full((2,), 3.0)}, 0.25)
+    assert mixed["a"].tolist() == [2.5, 2.5]
+
+
 def test_a_learning_step_teaches(tmp_path):
     """Ten optimiser steps on one prompt lower its loss: gradients reach every stage."""
     model = tiny_sam().train()

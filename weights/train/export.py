@@ -13,12 +13,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from .checkpoint import export, load_weights
 from .config import config_of, resize_tables
 
-DATA = ("DUTS-TR 10,050 photos, BSDS500 270, Clothing Co-Parsing 953, Car-Parts-Segmentation 360, "
-        "COCO subsets 291; see weights/README.md")
+DATA = ("DUTS-TR, BSDS500, Clothing Co-Parsing, Car-Parts-Segmentation, five COCO subsets; "
+        "photos, licences and what was held out: weights/README.md")
 LICENCE = ("Weights trained on photos whose owners state no licence or a research one: "
            "for research only. Photos are not included.")
 
@@ -38,11 +39,23 @@ def summarise(path: Path) -> dict[str, float]:
     return {k: round(v, 3) for k, v in scores.items()}
 
 
+def blend(state: dict[str, Tensor], start: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Weights between two models of one run: `share` of `state`, the rest of `start`.
+
+    A run that teaches new things forgets a little of the old; between its ends lie models that
+    are better at both (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+    """
+    return {k: start[k] + share * (v - start[k]) for k, v in state.items()}
+
+
 def main() -> None:
     """Write the shipped file."""
     parser = argparse.ArgumentParser(prog="python -m weights.train.export", description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--start", type=Path, help="weights the run started from, to blend in")
+    parser.add_argument("--trained", type=float, default=1.0, metavar="SHARE",
+                        help="share of the trained weights in the blend with --start")
     parser.add_argument("--side", type=int, help="input side; the run's own when not given")
     parser.add_argument("--window", type=int, help="window; the run's own when not given")
     parser.add_argument("--scores", type=Path)
@@ -54,6 +67,8 @@ def main() -> None:
     if args.scores:
         notes["mean_iou"] = json.dumps(summarise(args.scores))
     state = load_weights(args.run)
+    if args.start:
+        state = blend(state, load_weights(args.start), args.trained)
     config = config_of(state)
     state = resize_tables(state, args.side or config.side, args.window or config.window)
     export(state, args.out, notes)
