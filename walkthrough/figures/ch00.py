@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from minisam import formats
+
 from ..wand import magic_wand
 from . import figure, nano
 from .drawing import (
@@ -24,6 +26,7 @@ from .drawing import (
     write,
 )
 
+README_CLICK = (300, 200)
 CLICK = {"coffee": (300, 235), "astronaut": (230, 350)}
 
 
@@ -34,6 +37,15 @@ def shown(name: str, width: int, mask: np.ndarray | None = None) -> Image.Image:
     x, y = CLICK[name]
     mark(image, (x * width / pixels.shape[1], y * width / pixels.shape[1]), radius=5)
     return image
+
+
+@figure("00-example")
+def example() -> Image.Image:
+    """The picture that the README's first command writes."""
+    predictor = nano.predictor("coffee")
+    masks, scores, _ = predictor.predict([README_CLICK], [1])
+    best = masks[scores.argmax()][None]
+    return Image.fromarray(formats.overlay(nano.photo("coffee"), best, np.array([README_CLICK])))
 
 
 @figure("00-four-masks")
