@@ -78,8 +78,9 @@ PROMPTS = {
 def metas_predictor():
     """Meta's own model and predictor with the same file, and the photo set."""
     torch = pytest.importorskip("torch", reason="needs the `reference` extra: PyTorch")
-    build = pytest.importorskip("tests.reference.make_goldens",
-                                reason="needs the `reference` extra: Meta's own code").build
+    build = pytest.importorskip(
+        "tests.reference.make_goldens", reason="needs the `reference` extra: Meta's own code"
+    ).build
 
     with safe_open(NANO, "pt") as file:
         state = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
@@ -123,9 +124,11 @@ def test_metas_code_gives_the_same_masks(predictor, metas_predictor, name, multi
         theirs = sam.postprocess_masks(their_low, inner, size)[0].numpy()
     apart = np.abs(low_res - their_low[0].numpy()).max()
     pixels = int(((logits > 0) != (theirs > 0)).sum())
-    print(f"{name}, {len(scores)} masks: logits differ by {apart:.1e} at most (largest "
-          f"{np.abs(low_res).max():.0f}), scores by "
-          f"{np.abs(scores - their_scores[0].numpy()).max():.1e}, {pixels} of {theirs.size} pixels")
+    print(
+        f"{name}, {len(scores)} masks: logits differ by {apart:.1e} at most (largest "
+        f"{np.abs(low_res).max():.0f}), scores by "
+        f"{np.abs(scores - their_scores[0].numpy()).max():.1e}, {pixels} of {theirs.size} pixels"
+    )
     np.testing.assert_allclose(scores, their_scores[0].numpy(), atol=1e-3)
     np.testing.assert_allclose(low_res, their_low[0].numpy(), atol=2e-2)
     np.testing.assert_array_less(np.abs(theirs[(logits > 0) != (theirs > 0)]), 2e-2)

@@ -28,8 +28,9 @@ def tiny_sam(config: Config = TINY, seed: int = 0) -> Sam:
 
 
 def metas_sam(config: Config):
-    build = pytest.importorskip("tests.reference.make_goldens",
-                                reason="needs the `reference` extra: Meta's own code").build
+    build = pytest.importorskip(
+        "tests.reference.make_goldens", reason="needs the `reference` extra: Meta's own code"
+    ).build
 
     return build(dict(img_size=config.side, embed_dim=config.dim, depth=config.depth,
                       num_heads=config.heads, window_size=config.window,
@@ -63,7 +64,8 @@ def test_the_training_model_computes_what_metas_does(prompt):
     logits, scores = ours.decode(embedding, xy, labels, mask)
     sparse, dense = theirs.prompt_encoder(points=points, boxes=box, masks=mask)
     their_logits, their_scores = theirs.mask_decoder.predict_masks(
-        reference, theirs.prompt_encoder.get_dense_pe(), sparse, dense)
+        reference, theirs.prompt_encoder.get_dense_pe(), sparse, dense
+    )
     torch.testing.assert_close(logits, their_logits, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(scores, their_scores, rtol=1e-3, atol=1e-3)
 
@@ -216,10 +218,12 @@ def test_a_learning_step_teaches(tmp_path):
         logits, scores = model.decode(model.embed(pixels), xy, labels)
         loss, _ = prompt_loss(logits, scores, target, one_point=True)
         loss.backward()
-        stages = (model.image_encoder.patch_embed.proj.weight,
-                  model.image_encoder.blocks[0].attn.rel_pos_h,
-                  model.mask_decoder.mask_tokens.weight,
-                  model.prompt_encoder.point_embeddings[1].weight)
+        stages = (
+            model.image_encoder.patch_embed.proj.weight,
+            model.image_encoder.blocks[0].attn.rel_pos_h,
+            model.mask_decoder.mask_tokens.weight,
+            model.prompt_encoder.point_embeddings[1].weight,
+        )
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in stages)
         optimizer.step()
         optimizer.zero_grad()
@@ -258,10 +262,12 @@ def test_the_protocol_asks_as_documented(evaluate):
     asked = []
 
     class Fake:
-        def predict(self, points=None, labels=None, box=None, mask_input=None,
-                    multimask_output=True):
-            asked.append((None if points is None else len(points), box, mask_input,
-                          multimask_output))
+        def predict(
+            self, points=None, labels=None, box=None, mask_input=None, multimask_output=True
+        ):
+            asked.append(
+                (None if points is None else len(points), box, mask_input, multimask_output)
+            )
             count = 3 if multimask_output else 1
             masks = np.zeros((count, 40, 60), bool)
             masks[-1] = target
@@ -315,8 +321,13 @@ def archives(tmp_path):
                     data = io.BytesIO()
                     Image.fromarray(array).save(data, name.rsplit(".")[-1])
                     archive.writestr(name, data.getvalue())
-                manifest.append({"image": f"{source}_{i}.webp", "labels": [f"{source}_{i}.png"],
-                                 "split": "val" if source == "duts0" and i == 0 else "train"})
+                manifest.append(
+                    {
+                        "image": f"{source}_{i}.webp",
+                        "labels": [f"{source}_{i}.png"],
+                        "split": "val" if source == "duts0" and i == 0 else "train",
+                    }
+                )
             archive.writestr("manifest.json", json.dumps(manifest))
     return tmp_path
 

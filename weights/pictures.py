@@ -17,15 +17,27 @@ HEIGHT = 240
 
 # photo, clicks (x, y, label), box
 CASES: dict[str, list[tuple[str, list[tuple[int, int, int]], list[int] | None]]] = {
-    "good": [("chelsea", [(225, 150, 1)], None), ("astronaut", [(200, 420, 1)], None),
-             ("coffee", [(300, 200, 1)], None), ("coffee", [], [73, 30, 482, 370])],
-    "bad": [("rocket", [(322, 200, 1)], None), ("chelsea", [(180, 115, 1)], None),
-            ("astronaut", [(400, 90, 1)], None), ("astronaut", [(340, 380, 1)], None)],
+    "good": [
+        ("chelsea", [(225, 150, 1)], None),
+        ("astronaut", [(200, 420, 1)], None),
+        ("coffee", [(300, 200, 1)], None),
+        ("coffee", [], [73, 30, 482, 370]),
+    ],
+    "bad": [
+        ("rocket", [(322, 200, 1)], None),
+        ("chelsea", [(180, 115, 1)], None),
+        ("astronaut", [(400, 90, 1)], None),
+        ("astronaut", [(340, 380, 1)], None),
+    ],
 }
 
 
-def panel(predictor: minisam.SamPredictor, name: str, clicks: list[tuple[int, int, int]],
-          box: list[int] | None) -> tuple[np.ndarray, float]:
+def panel(
+    predictor: minisam.SamPredictor,
+    name: str,
+    clicks: list[tuple[int, int, int]],
+    box: list[int] | None,
+) -> tuple[np.ndarray, float]:
     """The photo with the mask a user gets first, (240, w, 3) uint8, and its predicted IoU."""
     photo = np.asarray(Image.open(PHOTOS / f"{name}.jpg").convert("RGB"))
     predictor.set_image(photo)
@@ -33,8 +45,9 @@ def panel(predictor: minisam.SamPredictor, name: str, clicks: list[tuple[int, in
     labels = np.array([c[2] for c in clicks]) if clicks else None
     masks, scores, _ = predictor.predict(points, labels, box, multimask_output=box is None)
     best = int(scores.argmax())
-    drawn = overlay(photo, [masks[best]], points, None if box is None else np.array(box),
-                    labels=labels)
+    drawn = overlay(
+        photo, [masks[best]], points, None if box is None else np.array(box), labels=labels
+    )
     width = round(photo.shape[1] * HEIGHT / photo.shape[0])
     picture = Image.fromarray(drawn).resize((width, HEIGHT), Image.Resampling.LANCZOS)
     return np.asarray(picture), float(scores[best])
@@ -48,8 +61,9 @@ def main() -> None:
         strip = np.concatenate([p for p, _ in panels], axis=1)
         with write_atomic(HERE / f"{kind}.jpg") as path:
             Image.fromarray(strip).save(path, "JPEG", quality=88)
-        scores = ", ".join(f"{case[0]} {score:.2f}" for case, (_, score) in
-                           zip(cases, panels, strict=True))
+        scores = ", ".join(
+            f"{case[0]} {score:.2f}" for case, (_, score) in zip(cases, panels, strict=True)
+        )
         print(f"{kind}: {scores}")
 
 

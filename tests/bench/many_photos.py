@@ -1,6 +1,6 @@
 """Memory over a long job: many small synthetic photos, a tiny model, the resident size as it goes.
 
-    python -m tests.bench.many_photos [--photos 1000]
+python -m tests.bench.many_photos [--photos 1000]
 """
 
 from __future__ import annotations

@@ -34,8 +34,12 @@ def arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m weights.train", description=__doc__)
     add = parser.add_argument
-    add("--data", type=Path, default=DEFAULT_FOLDER, help="folder with duts0.zip ... coco.zip "
-        "(default: $MINISAM_TRAIN_DATA or ./data)")
+    add(
+        "--data",
+        type=Path,
+        default=DEFAULT_FOLDER,
+        help="folder with duts0.zip ... coco.zip (default: $MINISAM_TRAIN_DATA or ./data)",
+    )
     add("--out", type=Path, required=True, help="folder of this run: checkpoints and log")
     add("--init", type=Path, help="start from these weights (.safetensors or a run's last.pt)")
     add("--side", type=int, default=512, help="input side in pixels")
@@ -52,13 +56,22 @@ def arguments() -> argparse.Namespace:
     add("--loss-side", type=int, default=128, help="side the masks are compared at")
     add("--mosaic", type=float, default=Mix.mosaic)
     add("--paste", type=float, default=Mix.paste)
-    add("--shares", nargs="+", metavar="SOURCE=SHARE", default=[f"{k}={v}" for k, v in Mix.shares],
-        help="how often photos of each source are drawn")
+    add(
+        "--shares",
+        nargs="+",
+        metavar="SOURCE=SHARE",
+        default=[f"{k}={v}" for k, v in Mix.shares],
+        help="how often photos of each source are drawn",
+    )
     add("--seed", type=int, default=0)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--threads", type=int, default=2, help="CPU threads")
-    add("--workers", type=int, default=1,
-        help="asynchronous workers that share the threads; as many as --threads on a busy CPU")
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        help="asynchronous workers that share the threads; as many as --threads on a busy CPU",
+    )
     add("--save-minutes", type=float, default=4.0)
     add("--val-minutes", type=float, default=12.0)
     add("--val-photos", type=int, default=100)
@@ -126,8 +139,9 @@ def main() -> None:
     trainer = Trainer(build(args).to(device), args, lambda: clock.seconds)
     if last.exists():
         clock.before = trainer.restore(last)
-        print(f"resumed {last} at step {trainer.step}, {clock.before / 60:.0f} minutes in",
-              flush=True)
+        print(
+            f"resumed {last} at step {trainer.step}, {clock.before / 60:.0f} minutes in", flush=True
+        )
     total = clock.before + seconds_to_go(args, clock.before)
     library = Library(read_index(args.data, "train"), device)
     held_out = Library([e for e in read_index(args.data, "val") if e.source == "duts"], device)
@@ -145,8 +159,10 @@ def main() -> None:
             trainer.write({"val_click_iou": round(score, 4)})
 
     mix = Mix(mosaic=args.mosaic, paste=args.paste, shares=parse_shares(args.shares))
-    workers = [threading.Thread(target=trainer.work, args=(i, library, mix), daemon=True)
-               for i in range(args.workers)]
+    workers = [
+        threading.Thread(target=trainer.work, args=(i, library, mix), daemon=True)
+        for i in range(args.workers)
+    ]
     for worker in workers:
         worker.start()
     next_save = time.time() + 60 * args.save_minutes

@@ -31,7 +31,12 @@ class Mix:
     mosaic: float = 0.2
     paste: float = 0.4
     shares: tuple[tuple[str, float], ...] = (
-        ("duts", .52), ("ccp", .14), ("coco", .12), ("bsds", .12), ("cars", .10))
+        ("duts", 0.52),
+        ("ccp", 0.14),
+        ("coco", 0.12),
+        ("bsds", 0.12),
+        ("cars", 0.10),
+    )
 
 
 def placement(rng: np.random.Generator, hw: np.ndarray, side: int, plain: float) -> np.ndarray:
@@ -62,8 +67,9 @@ def into_cell(a: np.ndarray, x0: float, y0: float, shrink: float) -> np.ndarray:
     return np.column_stack([linear, a[:, 2] - linear @ [x0, y0]])
 
 
-def sample(photos: Tensor, maps: Tensor, sizes: Tensor, matrices: Tensor, side: int
-           ) -> tuple[Tensor, Tensor, Tensor]:
+def sample(
+    photos: Tensor, maps: Tensor, sizes: Tensor, matrices: Tensor, side: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Warp photos and label maps by `matrices` (n, 2, 3), picture pixel -> photo pixel.
 
     Returns colours (n, 3, side, side) float, labels (n, side, side) int64 and where the photo lies
@@ -93,8 +99,9 @@ def sample(photos: Tensor, maps: Tensor, sizes: Tensor, matrices: Tensor, side: 
     return colours, labels * inside, inside
 
 
-def compose(library: Library, rng: np.random.Generator, n: int, side: int, mix: Mix
-            ) -> tuple[Tensor, Tensor, list[list[int]]]:
+def compose(
+    library: Library, rng: np.random.Generator, n: int, side: int, mix: Mix
+) -> tuple[Tensor, Tensor, list[list[int]]]:
     """n pictures: colours (n, 3, side, side) 0..255, distorted, with the mean as padding; labels
     (n, side, side) int64; per picture the layers whose union of labels is an object as well."""
     shares = dict(mix.shares)
@@ -121,14 +128,19 @@ def compose(library: Library, rng: np.random.Generator, n: int, side: int, mix: 
                 lo_y, hi_y = ((0, y), (y, side))[layer // 2]
                 clip[k] = lo_x, lo_y, hi_x, hi_y
                 # cover the cell: its longer side is what the photo is fitted to
-                a = into_cell(placement(rng, hw, side, 0.6), lo_x, lo_y,
-                              max(hi_x - lo_x, hi_y - lo_y) / side)
+                a = into_cell(
+                    placement(rng, hw, side, 0.6), lo_x, lo_y, max(hi_x - lo_x, hi_y - lo_y) / side
+                )
             else:
                 a = placement(rng, hw, side, mix.plain)
             matrices.append(a)
-        c, lab, inside = sample(library.photos[rows], library.maps[maps], sizes,
-                                torch.tensor(np.stack(matrices), dtype=torch.float32,
-                                             device=device), side)
+        c, lab, inside = sample(
+            library.photos[rows],
+            library.maps[maps],
+            sizes,
+            torch.tensor(np.stack(matrices), dtype=torch.float32, device=device),
+            side,
+        )
         near = torch.arange(side, device=device) + 0.5
         box = torch.tensor(clip, dtype=torch.float32, device=device)
         in_x = (near >= box[:, 0:1]) & (near < box[:, 2:3])
@@ -145,14 +157,22 @@ def compose(library: Library, rng: np.random.Generator, n: int, side: int, mix: 
     return torch.where(filled[:, None], distort(colours, rng), mean), labels, wholes
 
 
-def paste(library: Library, rng: np.random.Generator, colours: Tensor, labels: Tensor,
-          filled: Tensor, mix: Mix) -> None:
+def paste(
+    library: Library,
+    rng: np.random.Generator,
+    colours: Tensor,
+    labels: Tensor,
+    filled: Tensor,
+    mix: Mix,
+) -> None:
     """Cut objects out of other photos and put them, smaller, over some of the pictures."""
     side, device = colours.shape[-1], colours.device
     pictures = np.flatnonzero(rng.random(len(colours)) < mix.paste)
     if not len(pictures):
         return
-    rows, maps = library.draw(rng, {"duts": .7, "coco": .15, "ccp": .1, "cars": .05}, len(pictures))
+    rows, maps = library.draw(
+        rng, {"duts": 0.7, "coco": 0.15, "ccp": 0.1, "cars": 0.05}, len(pictures)
+    )
     whole = library.is_whole_of_parts(rows)
     found = library.maps[maps].int()
     matrices, kept = [], []
@@ -171,8 +191,9 @@ def paste(library: Library, rng: np.random.Generator, colours: Tensor, labels: T
         size = side * math.exp(rng.uniform(math.log(0.05), math.log(0.5)))
         scale = max(extent.max() / size, CANVAS / side / 1.6)
         angle = rng.normal() * 0.3
-        turn = scale * np.array([[math.cos(angle), -math.sin(angle)],
-                                 [math.sin(angle), math.cos(angle)]])
+        turn = scale * np.array(
+            [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        )
         if rng.random() < 0.5:
             turn[:, 0] *= -1
         centre = low + extent / 2
@@ -226,8 +247,9 @@ def distort(colours: Tensor, rng: np.random.Generator) -> Tensor:
 def blur(x: Tensor, rng: np.random.Generator) -> Tensor:
     """Shrink and enlarge again: what an upscaled or defocused photo looks like."""
     side = x.shape[-1]
-    small = F.interpolate(x, size=int(side * rng.uniform(0.35, 0.8)), mode="bilinear",
-                          antialias=True)
+    small = F.interpolate(
+        x, size=int(side * rng.uniform(0.35, 0.8)), mode="bilinear", antialias=True
+    )
     return F.interpolate(small, size=side, mode="bilinear")
 
 

@@ -46,11 +46,17 @@ def config_of(state: dict[str, Tensor]) -> Config:
     is_global = [len(r) == 2 * grid - 1 for r in rel]
     local = [(len(r) + 1) // 2 for r, g in zip(rel, is_global, strict=True) if not g]
     patch = state["image_encoder.patch_embed.proj.weight"].shape[-1]
-    return Config(side=grid * patch, window=local[0] if local else grid, depth=depth, dim=dim,
-                  heads=dim // rel[0].shape[1],
-                  global_blocks=tuple(i for i, g in enumerate(is_global) if g),
-                  mlp=len(state["image_encoder.blocks.0.mlp.lin1.bias"]),
-                  c=len(state["image_encoder.neck.1.bias"]), patch=patch)
+    return Config(
+        side=grid * patch,
+        window=local[0] if local else grid,
+        depth=depth,
+        dim=dim,
+        heads=dim // rel[0].shape[1],
+        global_blocks=tuple(i for i, g in enumerate(is_global) if g),
+        mlp=len(state["image_encoder.blocks.0.mlp.lin1.bias"]),
+        c=len(state["image_encoder.neck.1.bias"]),
+        patch=patch,
+    )
 
 
 def resize_tables(state: dict[str, Tensor], side: int, window: int) -> dict[str, Tensor]:
@@ -64,13 +70,29 @@ def resize_tables(state: dict[str, Tensor], side: int, window: int) -> dict[str,
     out = dict(state)
     pos = state["image_encoder.pos_embed"]
     if pos.shape[1] != grid:
-        out["image_encoder.pos_embed"] = F.interpolate(
-            pos.float().permute(0, 3, 1, 2), size=(grid, grid), mode="bicubic",
-            align_corners=False).permute(0, 2, 3, 1).contiguous().to(pos.dtype)
+        out["image_encoder.pos_embed"] = (
+            F.interpolate(
+                pos.float().permute(0, 3, 1, 2),
+                size=(grid, grid),
+                mode="bicubic",
+                align_corners=False,
+            )
+            .permute(0, 2, 3, 1)
+            .contiguous()
+            .to(pos.dtype)
+        )
     for key, table in state.items():
         if match := REL_POS.match(key):
             extent = grid if int(match[1]) in config.global_blocks else window
             if len(table) != 2 * extent - 1:
-                out[key] = F.interpolate(table.float().T[None], size=2 * extent - 1, mode="linear",
-                                         align_corners=True)[0].T.contiguous().to(table.dtype)
+                out[key] = (
+                    F.interpolate(
+                        table.float().T[None],
+                        size=2 * extent - 1,
+                        mode="linear",
+                        align_corners=True,
+                    )[0]
+                    .T.contiguous()
+                    .to(table.dtype)
+                )
     return out

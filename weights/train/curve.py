@@ -16,9 +16,12 @@ from minisam.errors import MinisamError
 from minisam.files import write_atomic
 
 SIZE, MARGIN = (900, 420), 60
-LINES = {"click_iou": ("#2b6cb0", "first click, training"), "box_iou": ("#2f855a", "box, training"),
-         "refined_iou": ("#b7791f", "after corrective clicks, training"),
-         "val_click_iou": ("#c53030", "first click, DUTS val")}
+LINES = {
+    "click_iou": ("#2b6cb0", "first click, training"),
+    "box_iou": ("#2f855a", "box, training"),
+    "refined_iou": ("#b7791f", "after corrective clicks, training"),
+    "val_click_iou": ("#c53030", "first click, DUTS val"),
+}
 SMOOTH = 9  # log lines
 
 

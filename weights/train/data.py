@@ -20,8 +20,13 @@ from minisam.errors import MinisamError
 CANVAS = 320  # longest side of every photo, in pixels
 DEFAULT_FOLDER = Path(os.environ.get("MINISAM_TRAIN_DATA", "data"))
 VAL_LIST = Path(__file__).with_name("val.json")
-SOURCES = {"duts": ("duts0", "duts1", "duts2"), "bsds": ("bsds",), "ccp": ("ccp",),
-           "cars": ("cars",), "coco": ("coco",)}
+SOURCES = {
+    "duts": ("duts0", "duts1", "duts2"),
+    "bsds": ("bsds",),
+    "ccp": ("ccp",),
+    "cars": ("cars",),
+    "coco": ("coco",),
+}
 CLASSES = ("ccp", "cars")  # labels there are classes: split them into connected components
 SMALLEST = 24  # pixels of a 320 px photo; smaller components are left out
 

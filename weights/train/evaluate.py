@@ -96,7 +96,8 @@ def try_model(predictor, source: str, target: Array) -> Result:
         points = np.array([c[:2] for c in clicks], np.float32)
         labels = np.array([c[2] for c in clicks])
         masks, predicted, low_res = predictor.predict(
-            points, labels, mask_input=hint, multimask_output=n == 1)
+            points, labels, mask_input=hint, multimask_output=n == 1
+        )
         best = int(np.argmax(predicted))
         mask, hint = masks[best], low_res[best : best + 1]
         if n == 1:
@@ -105,8 +106,15 @@ def try_model(predictor, source: str, target: Array) -> Result:
             oracle = max(real)
         found[n] = iou(mask, target)
     masks, _, _ = predictor.predict(box=bounding_box(target), multimask_output=False)
-    return Result(source, float(target.mean()), {n: found[n] for n in CLICKS},
-                  iou(masks[0], target), oracle, scores, real)
+    return Result(
+        source,
+        float(target.mean()),
+        {n: found[n] for n in CLICKS},
+        iou(masks[0], target),
+        oracle,
+        scores,
+        real,
+    )
 
 
 def try_baseline(tool, source: str, photo: Array, target: Array) -> Result:
@@ -122,8 +130,9 @@ def try_baseline(tool, source: str, photo: Array, target: Array) -> Result:
     return Result(source, float(target.mean()), {n: found[n] for n in CLICKS}, iou(box, target))
 
 
-def examples(entries: list[Entry], sources: list[str] | None, limit: int | None
-             ) -> Iterator[tuple[str, Array, list[Array]]]:
+def examples(
+    entries: list[Entry], sources: list[str] | None, limit: int | None
+) -> Iterator[tuple[str, Array, list[Array]]]:
     """Source, photo (h, w, 3) uint8 and objects of every validation photo, the same every time."""
     seen: dict[str, int] = {}
     archives: dict[Path, zipfile.ZipFile] = {}
@@ -152,25 +161,41 @@ def table(rows: dict[str, list[Result]], first: str) -> str:
     lines = [[first, *heads], ["---", *["---:"] * len(heads)]]
     for name, results in rows.items():
         clicks = [mean([r.clicks[n] for r in results]) for n in CLICKS]
-        lines.append([name, str(len(results)), *clicks, mean([r.box for r in results]),
-                      mean([r.oracle for r in results if r.scores])])
+        lines.append(
+            [
+                name,
+                str(len(results)),
+                *clicks,
+                mean([r.box for r in results]),
+                mean([r.oracle for r in results if r.scores]),
+            ]
+        )
     return markdown(lines)
 
 
 def markdown(lines: list[list[str]]) -> str:
     """Cells to a Markdown table, columns aligned."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines = [line if line[0] != "---" else
-             ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])] for line in lines]
-    return "\n".join("| " + " | ".join(
-        c.ljust(w) if i == 0 else c.rjust(w)
-        for i, (c, w) in enumerate(zip(line, widths, strict=True))) + " |" for line in lines)
+    lines = [
+        line if line[0] != "---" else ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
+        for line in lines
+    ]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            c.ljust(w) if i == 0 else c.rjust(w)
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        )
+        + " |"
+        for line in lines
+    )
 
 
 def by_source_and_size(results: list[Result]) -> dict[str, list[Result]]:
     """Groups: each source, each size, each size of DUTS, everything."""
-    groups = {s: [r for r in results if r.source == s]
-              for s in dict.fromkeys(r.source for r in results)}
+    groups = {
+        s: [r for r in results if r.source == s] for s in dict.fromkeys(r.source for r in results)
+    }
     for name, low, high in SIZES:
         groups[name] = [r for r in results if low <= r.area < high]
     for name, low, high in SIZES:
@@ -188,12 +213,20 @@ def calibration(results: list[Result]) -> str:
     for low, high in itertools.pairwise(edges):
         rows = (scores >= low) & (scores < high)
         if rows.any():
-            lines.append([f"{max(low, 0):.1f} to {min(high, 1):.1f}", str(rows.sum()),
-                          f"{scores[rows].mean():.3f}", f"{real[rows].mean():.3f}"])
+            lines.append(
+                [
+                    f"{max(low, 0):.1f} to {min(high, 1):.1f}",
+                    str(rows.sum()),
+                    f"{scores[rows].mean():.3f}",
+                    f"{real[rows].mean():.3f}",
+                ]
+            )
     chosen = [r.real[int(np.argmax(r.scores))] for r in results]
-    return (f"{markdown(lines)}\n\nmean |predicted - real| {np.abs(scores - real).mean():.3f}, "
-            f"correlation {np.corrcoef(scores, real)[0, 1]:.3f}; chosen mask "
-            f"{np.mean(chosen):.3f}, best of three {np.mean([r.oracle for r in results]):.3f}")
+    return (
+        f"{markdown(lines)}\n\nmean |predicted - real| {np.abs(scores - real).mean():.3f}, "
+        f"correlation {np.corrcoef(scores, real)[0, 1]:.3f}; chosen mask "
+        f"{np.mean(chosen):.3f}, best of three {np.mean([r.oracle for r in results]):.3f}"
+    )
 
 
 def main() -> None:
@@ -201,12 +234,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m weights.train.evaluate", description=__doc__)
     add = parser.add_argument
     add("--weights", type=Path, default=WEIGHTS)
-    add("--data", type=Path, default=DEFAULT_FOLDER, help="folder with the zips "
-        "(default: $MINISAM_TRAIN_DATA or ./data)")
+    add(
+        "--data",
+        type=Path,
+        default=DEFAULT_FOLDER,
+        help="folder with the zips (default: $MINISAM_TRAIN_DATA or ./data)",
+    )
     add("--limit", type=int, help="photos a source; all when not given")
     add("--sources", nargs="+", choices=list(SOURCES), help="only these sources")
-    add("--tools", nargs="+", default=["model", *BASELINES], choices=["model", *BASELINES],
-        help="what to try; everything when not given")
+    add(
+        "--tools",
+        nargs="+",
+        default=["model", *BASELINES],
+        choices=["model", *BASELINES],
+        help="what to try; everything when not given",
+    )
     add("--json", type=Path, help="also write every object's result here")
     args = parser.parse_args()
 
@@ -216,16 +258,24 @@ def main() -> None:
     results: dict[str, list[Result]] = {name: [] for name in args.tools}
     start = time.monotonic()
     for number, (source, photo, objects) in enumerate(
-            examples(read_index(args.data, "val"), args.sources, args.limit), 1):
+        examples(read_index(args.data, "val"), args.sources, args.limit), 1
+    ):
         if "model" in results:
             predictor.set_image(photo)
         for target in objects:
             for name, rows in results.items():
-                rows.append(try_model(predictor, source, target) if name == "model"
-                            else try_baseline(BASELINES[name], source, photo, target))
+                rows.append(
+                    try_model(predictor, source, target)
+                    if name == "model"
+                    else try_baseline(BASELINES[name], source, photo, target)
+                )
         if number % 10 == 0:
-            print(f"\r{number} photos, {time.monotonic() - start:.0f} s", end="", file=sys.stderr,
-                  flush=True)
+            print(
+                f"\r{number} photos, {time.monotonic() - start:.0f} s",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
     print(file=sys.stderr)
     for name, rows in results.items():
         print(f"\n{args.weights.name if name == 'model' else name}: mean IoU\n")
@@ -235,8 +285,9 @@ def main() -> None:
             print(calibration(rows))
     if args.json:
         with write_atomic(args.json) as temporary:
-            temporary.write_text(json.dumps(
-                {name: [asdict(r) for r in rows] for name, rows in results.items()}))
+            temporary.write_text(
+                json.dumps({name: [asdict(r) for r in rows] for name, rows in results.items()})
+            )
 
 
 if __name__ == "__main__":

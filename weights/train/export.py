@@ -18,10 +18,14 @@ from torch import Tensor
 from .checkpoint import export, load_weights
 from .config import config_of, resize_tables
 
-DATA = ("DUTS-TR, BSDS500, Clothing Co-Parsing, Car-Parts-Segmentation, five COCO subsets; "
-        "photos, licences and what was held out: weights/README.md")
-LICENCE = ("Weights trained on photos whose owners state no licence or a research one: "
-           "for research only. Photos are not included.")
+DATA = (
+    "DUTS-TR, BSDS500, Clothing Co-Parsing, Car-Parts-Segmentation, five COCO subsets; "
+    "photos, licences and what was held out: weights/README.md"
+)
+LICENCE = (
+    "Weights trained on photos whose owners state no licence or a research one: "
+    "for research only. Photos are not included."
+)
 
 
 def summarise(path: Path) -> dict[str, float]:
@@ -54,16 +58,26 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--start", type=Path, help="weights the run started from, to blend in")
-    parser.add_argument("--trained", type=float, default=1.0, metavar="SHARE",
-                        help="share of the trained weights in the blend with --start")
+    parser.add_argument(
+        "--trained",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="share of the trained weights in the blend with --start",
+    )
     parser.add_argument("--side", type=int, help="input side; the run's own when not given")
     parser.add_argument("--window", type=int, help="window; the run's own when not given")
     parser.add_argument("--scores", type=Path)
     parser.add_argument("--training", default="", help="a sentence on how it was trained")
     args = parser.parse_args()
-    notes = {"name": "minisam-nano", "architecture": "Segment Anything (Kirillov et al. 2023)",
-             "data": DATA, "licence": LICENCE, "training": args.training,
-             "date": datetime.date.today().isoformat()}
+    notes = {
+        "name": "minisam-nano",
+        "architecture": "Segment Anything (Kirillov et al. 2023)",
+        "data": DATA,
+        "licence": LICENCE,
+        "training": args.training,
+        "date": datetime.date.today().isoformat(),
+    }
     if args.scores:
         notes["mean_iou"] = json.dumps(summarise(args.scores))
     state = load_weights(args.run)

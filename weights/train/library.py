@@ -36,8 +36,9 @@ class Library:
         self.sizes = torch.zeros(n, 2, device=device)
         self.decoded = np.zeros(n, bool)
         self.archives = {path: zipfile.ZipFile(path) for path in {e.archive for e in entries}}
-        self.by_source = {s: np.array([i for i, e in enumerate(entries) if e.source == s])
-                          for s in SOURCES}
+        self.by_source = {
+            s: np.array([i for i, e in enumerate(entries) if e.source == s]) for s in SOURCES
+        }
 
     def decode_all(self, workers: int) -> None:
         """Decode everything now: what a GPU run wants, with as many threads as there are cores."""
@@ -62,8 +63,9 @@ class Library:
         self.sizes[i] = torch.tensor([h, w], dtype=torch.float32)
         self.decoded[i] = True
 
-    def draw(self, rng: np.random.Generator, shares: dict[str, float], n: int
-             ) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, rng: np.random.Generator, shares: dict[str, float], n: int
+    ) -> tuple[Tensor, Tensor]:
         """Draw n photos, sources in the given shares -> photo rows (n,), map rows (n,)."""
         names = [s for s in shares if len(self.by_source[s])]
         p = np.array([shares[s] for s in names])

@@ -32,8 +32,9 @@ def iou(logits: Tensor, target: Tensor) -> Tensor:
     return both / (predicted | target).sum((2, 3)).clamp(min=1)
 
 
-def prompt_loss(logits: Tensor, scores: Tensor, target: Tensor, one_point: bool
-                ) -> tuple[Tensor, Tensor]:
+def prompt_loss(
+    logits: Tensor, scores: Tensor, target: Tensor, one_point: bool
+) -> tuple[Tensor, Tensor]:
     """Loss of one round and the IoU of all masks (P, M).
 
     logits (P, 4, h, w) low-res, scores (P, 4), target (P, 1, R, R) in [0, 1] at the size the

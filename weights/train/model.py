@@ -94,8 +94,11 @@ class RelPosAttention(nn.Module):
         rel = torch.cat([rel_h, rel_w], -1).flatten(2, 3).to(q.dtype)
         where = self.where.to(k.dtype).expand(*k.shape[:2], -1, -1)
         out = F.scaled_dot_product_attention(
-            torch.cat([q, rel], -1), torch.cat([k * q.shape[-1] ** -0.5, where], -1),
-            F.pad(v, (0, 2 * self.extent)), scale=1.0)
+            torch.cat([q, rel], -1),
+            torch.cat([k * q.shape[-1] ** -0.5, where], -1),
+            F.pad(v, (0, 2 * self.extent)),
+            scale=1.0,
+        )
         return out[..., : v.shape[-1]]
 
 
@@ -150,10 +153,14 @@ class ImageEncoder(nn.Module):
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = nn.Parameter(torch.zeros(1, config.grid, config.grid, config.dim))
         self.blocks = nn.ModuleList(
-            Block(config, i in config.global_blocks) for i in range(config.depth))
+            Block(config, i in config.global_blocks) for i in range(config.depth)
+        )
         self.neck = nn.Sequential(
-            nn.Conv2d(config.dim, config.c, 1, bias=False), LayerNorm2d(config.c),
-            nn.Conv2d(config.c, config.c, 3, padding=1, bias=False), LayerNorm2d(config.c))
+            nn.Conv2d(config.dim, config.c, 1, bias=False),
+            LayerNorm2d(config.c),
+            nn.Conv2d(config.c, config.c, 3, padding=1, bias=False),
+            LayerNorm2d(config.c),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised, padded photos (B, 3, side, side) -> embeddings (B, C, H, W)."""
@@ -188,17 +195,23 @@ class PromptEncoder(nn.Module):
         self.not_a_point_embed = nn.Embedding(1, config.c)
         self.no_mask_embed = nn.Embedding(1, config.c)
         self.mask_downscaling = nn.Sequential(
-            nn.Conv2d(1, 4, 2, 2), LayerNorm2d(4), nn.GELU(),
-            nn.Conv2d(4, 16, 2, 2), LayerNorm2d(16), nn.GELU(),
-            nn.Conv2d(16, config.c, 1))
+            nn.Conv2d(1, 4, 2, 2),
+            LayerNorm2d(4),
+            nn.GELU(),
+            nn.Conv2d(4, 16, 2, 2),
+            LayerNorm2d(16),
+            nn.GELU(),
+            nn.Conv2d(16, config.c, 1),
+        )
 
     def forward(self, xy: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Prompts -> sparse (P, n, C) and dense (P or 1, C, H, W).
 
         xy (P, n, 2) pixels of the padded input, labels (P, n), mask (P, 1, 4H, 4W) logits or None.
         """
-        table = torch.cat([self.not_a_point_embed.weight]
-                          + [e.weight for e in self.point_embeddings])  # (5, C), row = label + 1
+        table = torch.cat(
+            [self.not_a_point_embed.weight] + [e.weight for e in self.point_embeddings]
+        )  # (5, C), row = label + 1
         position = self.pe_layer((xy + 0.5) / self.side)
         sparse = position * (labels >= 0)[..., None] + table[labels + 1]
         if mask is None:
@@ -223,8 +236,10 @@ class TokenAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(P, Nq, C), (P, Nk, C), (P, Nk, C) -> (P, Nq, C)."""
-        q, k, v = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p, x in
-                   ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v)))
+        q, k, v = (
+            p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for p, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+        )
         if q.device.type == "cpu":  # a handful of tokens: the fused backward pass is slower here
             out = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
         else:
@@ -244,8 +259,9 @@ class TwoWayBlock(nn.Module):
         self.cross_attn_image_to_token = TokenAttention(c, heads, 2)
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(c) for _ in range(4))
 
-    def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor
-                ) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Tokens (P, T, C) and image (P, N, C), with their positions -> both, updated."""
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens)
@@ -301,13 +317,18 @@ class MaskDecoder(nn.Module):
         self.iou_token, self.mask_tokens = nn.Embedding(1, c), nn.Embedding(masks, c)
         self.transformer = TwoWayTransformer(c)
         self.output_upscaling = nn.Sequential(
-            nn.ConvTranspose2d(c, c // 4, 2, 2), LayerNorm2d(c // 4), nn.GELU(),
-            nn.ConvTranspose2d(c // 4, c // 8, 2, 2), nn.GELU())
+            nn.ConvTranspose2d(c, c // 4, 2, 2),
+            LayerNorm2d(c // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(c // 4, c // 8, 2, 2),
+            nn.GELU(),
+        )
         self.output_hypernetworks_mlps = nn.ModuleList(ReluMlp(c, c // 8) for _ in range(masks))
         self.iou_prediction_head = ReluMlp(c, masks)
 
-    def forward(self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor
-                ) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """One embedding a prompt (P, C, H, W) -> low-res logits (P, M, 4H, 4W), scores (P, M)."""
         h, w = image.shape[-2:]
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
@@ -315,8 +336,9 @@ class MaskDecoder(nn.Module):
         flat = (image + dense).flatten(2).transpose(1, 2)  # (P, N, C)
         tokens, flat = self.transformer(tokens, flat, image_pe.flatten(2).transpose(1, 2))
         up = self.output_upscaling(flat.transpose(1, 2).unflatten(2, (h, w)))
-        weights = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in
-                               enumerate(self.output_hypernetworks_mlps)], 1)  # (P, M, C/8)
+        weights = torch.stack(
+            [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], 1
+        )  # (P, M, C/8)
         logits = (weights @ up.flatten(2)).unflatten(2, up.shape[-2:])
         return logits, self.iou_prediction_head(tokens[:, 0])
 
@@ -340,12 +362,14 @@ class Sam(nn.Module):
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Photos (B, 3, side, side), 0 to 255 after padding with the mean -> (B, C, H, W)."""
-        mean, std = (torch.tensor(v, device=pixels.device).reshape(3, 1, 1)
-                     for v in (PIXEL_MEAN, PIXEL_STD))
+        mean, std = (
+            torch.tensor(v, device=pixels.device).reshape(3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD)
+        )
         return self.image_encoder((pixels - mean) / std)
 
-    def decode(self, image: Tensor, xy: Tensor, labels: Tensor, mask: Tensor | None = None
-               ) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, image: Tensor, xy: Tensor, labels: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Prompts on one embedding each -> low-res logits (P, 4, h, w) and scores (P, 4)."""
         sparse, dense = self.prompt_encoder(xy, labels, mask)
         return self.mask_decoder(image, self.prompt_encoder.dense_position(), sparse, dense)

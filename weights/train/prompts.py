@@ -10,8 +10,9 @@ from torch import Tensor
 from .augment import LAYER
 
 
-def choose_objects(labels: Tensor, wholes: list[list[int]], rng: np.random.Generator, per_photo: int
-                   ) -> tuple[Tensor, Tensor]:
+def choose_objects(
+    labels: Tensor, wholes: list[list[int]], rng: np.random.Generator, per_photo: int
+) -> tuple[Tensor, Tensor]:
     """Masks (P, side, side) bool and the picture of each (P,), up to `per_photo` a picture.
 
     Every label of at least 0.04% of the picture is as likely as any other, so small things are
@@ -97,8 +98,9 @@ def jittered_boxes(target: Tensor, side: int, rng: np.random.Generator) -> tuple
     return box.clamp(0, side) - 0.5, labels
 
 
-def corrective_clicks(logits: Tensor, target: Tensor, side: int, rng: np.random.Generator
-                      ) -> tuple[Tensor, Tensor]:
+def corrective_clicks(
+    logits: Tensor, target: Tensor, side: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
     """A point in the larger error: logits, target (P, R, R) -> xy (P, 1, 2), labels (P, 1).
 
     Missed object gives a foreground point, spilled mask a background point.

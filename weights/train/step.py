@@ -15,8 +15,9 @@ from .losses import iou, prompt_loss
 from .model import Sam
 
 
-def rounds(model: Sam, embedding: Tensor, target: Tensor, kind: str, rng: np.random.Generator
-           ) -> tuple[Tensor, Tensor, Tensor]:
+def rounds(
+    model: Sam, embedding: Tensor, target: Tensor, kind: str, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """First prompt and corrective clicks on P objects: loss, first IoU (P,), last IoU (P,).
 
     As in the paper a click is put into the larger error of the last mask, whose logits are the
@@ -53,8 +54,15 @@ def rounds(model: Sam, embedding: Tensor, target: Tensor, kind: str, rng: np.ran
     return loss + again, first_iou, real[:, 0]
 
 
-def train_step(model: Sam, library: Library, rng: np.random.Generator, mix: Mix, batch: int,
-               objects: int, loss_side: int) -> dict[str, Tensor]:
+def train_step(
+    model: Sam,
+    library: Library,
+    rng: np.random.Generator,
+    mix: Mix,
+    batch: int,
+    objects: int,
+    loss_side: int,
+) -> dict[str, Tensor]:
     """Forward and backward on one batch; 60% of the objects start with a click, 40% with a box."""
     colours, labels, wholes = compose(library, rng, batch, model.config.side, mix)
     masks, owner = prompts.choose_objects(labels, wholes, rng, objects)
@@ -90,8 +98,12 @@ def quick_score(model: Sam, library: Library, photos: int) -> float:
         h, w = (int(v) for v in library.sizes[i])
         scale = side / max(h, w)
         nh, nw = int(h * scale + 0.5), int(w * scale + 0.5)
-        photo = F.interpolate(library.photos[i:i + 1, :, :h, :w].float(), size=(nh, nw),
-                              mode="bilinear", antialias=True)
+        photo = F.interpolate(
+            library.photos[i : i + 1, :, :h, :w].float(),
+            size=(nh, nw),
+            mode="bilinear",
+            antialias=True,
+        )
         colours = torch.tensor(PIXEL_MEAN, device=device).reshape(1, 3, 1, 1)
         colours = colours.expand(1, 3, side, side).clone()
         colours[..., :nh, :nw] = photo
@@ -105,7 +117,7 @@ def quick_score(model: Sam, library: Library, photos: int) -> float:
         with torch.autocast(device.type, torch.bfloat16):
             logits, scores = model.decode(model.embed(colours), xy, labels)
         best = int(scores[0, 1:].argmax()) + 1
-        full = F.interpolate(logits[:, best:best + 1].float(), size=(side, side), mode="bilinear")
+        full = F.interpolate(logits[:, best : best + 1].float(), size=(side, side), mode="bilinear")
         full = F.interpolate(full[..., :nh, :nw], size=(h, w), mode="bilinear")
         values.append(float(iou(full, mask[None].float())))
     return float(np.mean(values))

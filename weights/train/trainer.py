@@ -22,16 +22,29 @@ from .library import Library
 from .model import Sam
 from .step import train_step
 
-COLUMNS = ("step", "seconds", "photos", "lr", "loss", "click_iou", "box_iou", "refined_iou",
-           "photos_per_second", "val_click_iou")
+COLUMNS = (
+    "step",
+    "seconds",
+    "photos",
+    "lr",
+    "loss",
+    "click_iou",
+    "box_iou",
+    "refined_iou",
+    "photos_per_second",
+    "val_click_iou",
+)
 LOG_EVERY = 20  # steps
 
 
 def learning_rate(args: argparse.Namespace, step: int, progress: float) -> float:
     """Warm-up by steps, cosine by the clock."""
     cosine = 0.5 + 0.5 * math.cos(math.pi * progress)
-    return (args.lr * min(1.0, (step + 1) / args.warmup)
-            * (args.final_lr + (1 - args.final_lr) * cosine))
+    return (
+        args.lr
+        * min(1.0, (step + 1) / args.warmup)
+        * (args.final_lr + (1 - args.final_lr) * cosine)
+    )
 
 
 def optimizer_for(model: Sam, args: argparse.Namespace) -> torch.optim.AdamW:
@@ -40,8 +53,10 @@ def optimizer_for(model: Sam, args: argparse.Namespace) -> torch.optim.AdamW:
     for name, p in model.named_parameters():
         is_table = p.ndim < 2 or "embed" in name or "token" in name or "rel_pos" in name
         (free if is_table and "patch_embed" not in name else decayed).append(p)
-    groups = [{"params": decayed, "weight_decay": args.decay},
-              {"params": free, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": args.decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), fused=True)
 
 
@@ -54,8 +69,12 @@ class Trainer:
     at most).
     """
 
-    def __init__(self, model: Sam, args: argparse.Namespace, seconds_of: Callable[[], float],
-                 ) -> None:
+    def __init__(
+        self,
+        model: Sam,
+        args: argparse.Namespace,
+        seconds_of: Callable[[], float],
+    ) -> None:
         self.model, self.args, self.seconds = model, args, seconds_of
         self.ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.optimizer = optimizer_for(model, args)
@@ -84,10 +103,17 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write a checkpoint; workers wait at their next update meanwhile."""
         with self.lock:
-            save_run(path, model=self.model.state_dict(), ema=self.ema,
-                     optimizer=self.optimizer.state_dict(), step=self.step, photos=self.photos,
-                     rngs=[r.bit_generator.state for r in self.rngs], seconds=self.seconds(),
-                     args=vars(self.args))
+            save_run(
+                path,
+                model=self.model.state_dict(),
+                ema=self.ema,
+                optimizer=self.optimizer.state_dict(),
+                step=self.step,
+                photos=self.photos,
+                rngs=[r.bit_generator.state for r in self.rngs],
+                seconds=self.seconds(),
+                args=vars(self.args),
+            )
 
     def average(self) -> Sam:
         """A model with the averaged weights."""
@@ -106,14 +132,17 @@ class Trainer:
             while not self.stopping.is_set():
                 if not alone:
                     with self.lock, torch.no_grad():
-                        for mine, shared in zip(model.parameters(), self.model.parameters(),
-                                                strict=True):
+                        for mine, shared in zip(
+                            model.parameters(), self.model.parameters(), strict=True
+                        ):
                             mine.copy_(shared)
-                out = train_step(model, library, self.rngs[number], mix, args.batch, args.objects,
-                                 args.loss_side)
+                out = train_step(
+                    model, library, self.rngs[number], mix, args.batch, args.objects, args.loss_side
+                )
                 with self.lock:
-                    for mine, shared in zip(model.parameters(), self.model.parameters(),
-                                            strict=True):
+                    for mine, shared in zip(
+                        model.parameters(), self.model.parameters(), strict=True
+                    ):
                         shared.grad = mine.grad
                     self.update(out)
                 model.zero_grad(set_to_none=True)
@@ -138,9 +167,13 @@ class Trainer:
             self.sums.setdefault(key, []).append(float(value))
         if self.step % LOG_EVERY == 0:
             now, (then, photos) = time.time(), self.mark
-            self.write({**{k: round(float(np.mean(v)), 4) for k, v in self.sums.items()},
-                        "lr": f"{lr:.2e}",
-                        "photos_per_second": round((self.photos - photos) / (now - then), 2)})
+            self.write(
+                {
+                    **{k: round(float(np.mean(v)), 4) for k, v in self.sums.items()},
+                    "lr": f"{lr:.2e}",
+                    "photos_per_second": round((self.photos - photos) / (now - then), 2),
+                }
+            )
             self.mark, self.sums = (now, self.photos), {}
 
     def write(self, row: dict[str, Any]) -> None:
