@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MinisamError
-from .progress import Line
+from ..progress import Line
 
 if TYPE_CHECKING:
     from ..everything import Report

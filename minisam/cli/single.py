@@ -14,8 +14,8 @@ from ..model import load
 from ..photos import read_photo
 from ..postprocess import stability_score
 from ..predictor import SamPredictor
+from ..progress import Line
 from . import outputs, report
-from .progress import Line
 from .prompt import Prompt, read_prompt
 
 Array = np.ndarray

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ..cli.progress import Line
+from ..progress import Line
 
 MEGABYTE = 1_000_000
 

@@ -16,31 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from functools import partial
-from unittest.mock import MagicMock
 
 import numpy as np
 import torch
 from PIL import Image
 
-from tests.recipe import recipe_array
-
-for _name in (
-    "torchvision",
-    "torchvision.transforms",
-    "torchvision.transforms.functional",
-    "torchvision.ops",
-    "torchvision.ops.boxes",
-):  # only its predictor needs torchvision
-    sys.modules.setdefault(_name, MagicMock())
-from segment_anything.modeling import (  # noqa: E402
-    ImageEncoderViT,
-    MaskDecoder,
-    PromptEncoder,
-    Sam,
-    TwoWayTransformer,
-)
+from tests.bench.meta import Sam, build
+from tests.recipe import TINY, VIT_B, recipe_array
 
 CONFIGS = {
     # 16x16 tokens, window 6 -> padded to 18; 2 of 4 blocks global; head width 32
@@ -67,40 +49,6 @@ CONFIGS = {
         image_hw=(600, 900),
     ),
 }
-
-
-def build(cfg: dict) -> Sam:
-    grid = cfg["img_size"] // 16
-    c = cfg.get("prompt_dim", 256)
-    return Sam(
-        ImageEncoderViT(
-            depth=cfg["depth"],
-            embed_dim=cfg["embed_dim"],
-            img_size=cfg["img_size"],
-            mlp_ratio=cfg["mlp_dim"] / cfg["embed_dim"],
-            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-            num_heads=cfg["num_heads"],
-            patch_size=16,
-            qkv_bias=True,
-            use_rel_pos=True,
-            out_chans=c,
-            global_attn_indexes=cfg["global_attn_indexes"],
-            window_size=cfg["window_size"],
-        ),
-        PromptEncoder(
-            embed_dim=c,
-            image_embedding_size=(grid, grid),
-            input_image_size=(cfg["img_size"],) * 2,
-            mask_in_chans=16,
-        ),
-        MaskDecoder(
-            num_multimask_outputs=3,
-            transformer_dim=c,
-            iou_head_depth=3,
-            iou_head_hidden_dim=256,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=c, mlp_dim=2048, num_heads=8),
-        ),
-    ).eval()
 
 
 def load_recipe(sam: Sam, seed: int) -> None:
@@ -132,7 +80,7 @@ PROMPTS = {  # in original pixels, relative to (w, h)
 
 
 def run(cfg: dict, full: bool) -> dict[str, np.ndarray]:
-    sam = build(cfg)
+    sam = build(TINY if full else VIT_B).eval()
     load_recipe(sam, cfg["seed"])
     out: dict[str, np.ndarray] = {
         "config": np.array(json.dumps(cfg)),
