@@ -67,24 +67,12 @@ def _install() -> None:
 _install()
 from segment_anything import SamAutomaticMaskGenerator  # noqa: E402
 
-from .make_goldens import build  # noqa: E402
+from tests.bench.meta import build  # noqa: E402
 
 
 def meta_sam(sam: Sam) -> Any:
     """Meta's model with the weights of one of ours."""
-    c = sam.config
-    model = build(
-        dict(
-            img_size=c.input_size[0],
-            embed_dim=c.width,
-            depth=c.depth,
-            num_heads=c.heads,
-            mlp_dim=c.mlp,
-            window_size=max(c.windows),
-            global_attn_indexes=[i for i, win in enumerate(c.windows) if win == 0],
-            prompt_dim=c.prompt_width,
-        )
-    )
+    model = build(sam.config)
     state = {name: torch.from_numpy(np.array(x, np.float32)) for name, x in flatten(sam.params)}
     model.load_state_dict(state)
     return model
