@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -10,11 +9,13 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from .cli.arguments import parse
+from .cli.streams import printing
 from .errors import MinisamError
 
-INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141  # 128 + the signal's number, as shells say it
+INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal's number, as shells say it
 
 
+@printing()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        _prepare_streams()
+        _let_kill_clean_up()
         return run(args)
     except MinisamError as error:
         return fail(str(error))
@@ -38,13 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail("not enough memory; a smaller photo or a smaller model needs less")
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # the reader (head, say) has seen enough
-        return PIPE_CLOSED
+    except BrokenPipeError:  # the reader has seen enough, which is no failure
+        raise
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         return fail(f"{error.strerror or error}{where}")
-    finally:
-        _give_up_stdout()
 
 
 def run(args: Namespace) -> int:
@@ -74,22 +73,10 @@ def fail(reason: str) -> int:
     return 2
 
 
-def _prepare_streams() -> None:
-    """Let any file name be printed, and let ``kill`` clean up as Ctrl-C does."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+def _let_kill_clean_up() -> None:
+    """Leave as Ctrl-C does: temporary files go."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-
-
-def _give_up_stdout() -> None:
-    """Drop what standard output cannot take, or Python would complain about it at its exit."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minisam import SamPredictor, dispatch
+from minisam.cli.streams import printing
 from minisam.mask_decoder import decode_masks, upscale
 from minisam.model import Sam
 from minisam.postprocess import photo_masks, resize_masks
@@ -144,6 +145,7 @@ def disagreement(stage: str, ours: np.ndarray, bits: np.ndarray) -> Row:
     return Row(stage, "pixels", share, MASK_TOLERANCE, 1.0)
 
 
+@printing()
 def main() -> None:
     """Print the largest difference of each group of stages, plain and fast."""
     argparse.ArgumentParser(

@@ -215,3 +215,30 @@ def test_the_published_numbers_are_compared(capsys, tmp_path, monkeypatch) -> No
 def test_the_published_numbers_of_vit_b(capsys) -> None:
     status, out, _ = run(capsys, "verify", os.environ["MINISAM_VIT_B"], os.environ["MINISAM_CAR"])
     assert status == 0, out
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # where print itself fails, not the exit
+@pytest.mark.parametrize("arguments", [["show", "nano"], ["list"], ["--help"]])
+def test_a_reader_that_has_seen_enough(arguments: list[str], unbuffered: str) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, "-m", "minisam.weights", *arguments], stdout=theirs,
+        stderr=subprocess.PIPE, text=True, timeout=120,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered})  # fmt: skip
+    os.close(theirs)
+    assert done.stderr == ""
+    # argparse keeps silent about a help that print could not print
+    assert done.returncode == (0 if unbuffered and arguments == ["--help"] else 141)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["show", "nano"], ["list"], ["--help"]])
+def test_standard_output_on_a_full_disk(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "minisam.weights", *arguments], stdout=full,
+            stderr=subprocess.PIPE, text=True, timeout=120,
+            env=os.environ | {"PYTHONUNBUFFERED": ""})  # fmt: skip
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("minisam: error: cannot write to standard output: No space left")

@@ -10,12 +10,14 @@ import argparse
 import sys
 import time
 
+from minisam.cli.streams import printing
 from minisam.files import write_atomic
 
 from . import links
 from .fences import CHAPTERS, FenceError, chapters, run_chapter
 
 
+@printing()
 def main(argv: list[str] | None = None) -> int:
     """Return 0 when every chapter holds, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m walkthrough.sync", description=__doc__)

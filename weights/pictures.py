@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 import minisam
+from minisam.cli.streams import printing
 from minisam.files import write_atomic
 from minisam.formats import overlay
 
@@ -53,6 +54,7 @@ def panel(
     return np.asarray(picture), float(scores[best])
 
 
+@printing()
 def main() -> None:
     """Draw ``weights/good.jpg`` and ``weights/bad.jpg``; print the scores shown."""
     predictor = minisam.SamPredictor(minisam.load(str(HERE / "minisam-nano.safetensors")))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import MinisamError
 from ..progress import Line
+from .streams import say
 
 if TYPE_CHECKING:
     from ..everything import Report
@@ -122,9 +123,9 @@ def _one(args: argparse.Namespace, task: Task, job: Job, sam: Sam) -> int:
     if found.failure:
         raise MinisamError(found.failure)
     paths = _write_free(args, found)
-    print(_told(found))
+    say(_told(found))
     for path in _shown(paths):
-        print(f"  {path}")
+        say(f"  {path}")
     return 0
 
 
@@ -179,7 +180,7 @@ def _many(args: argparse.Namespace, tasks: list[Task], job: Job, sam: Sam) -> in
     journal = Journal(Path(args.out), job)
     skipped = sum(map(journal.is_done, tasks))
     if skipped:
-        print(f"{skipped} of {len(tasks)} photos are finished already")
+        say(f"{skipped} of {len(tasks)} photos are finished already")
     counter = _Counter(len(tasks) - skipped)
     with Line() as line:
 
@@ -198,16 +199,16 @@ def _many(args: argparse.Namespace, tasks: list[Task], job: Job, sam: Sam) -> in
             line.show("")
             if found.failure:
                 failures.append(found.failure)
-                print(f"[{counter.done}/{counter.total}] failed: {found.failure}", flush=True)
+                say(f"[{counter.done}/{counter.total}] failed: {found.failure}")
             else:
-                print(f"[{counter.done}/{counter.total}] {_told(found)}", flush=True)
+                say(f"[{counter.done}/{counter.total}] {_told(found)}")
             line.show(counter.text())
     finished = len(tasks) - len(failures)
-    print(f"{finished} of {len(tasks)} photos finished, results in {args.out}")
+    say(f"{finished} of {len(tasks)} photos finished, results in {args.out}")
     if failures:
-        print(f"{len(failures)} failed:")
+        say(f"{len(failures)} failed:")
         for failure in failures:
-            print(f"  {failure}")
+            say(f"  {failure}")
     return 1 if failures else 0
 
 

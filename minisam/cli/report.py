@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import MinisamError
 from ..formats import compress_rle, encode_rle, mask_to_box
 from ..model import Sam
 from .prompt import Prompt
@@ -120,22 +119,6 @@ def _mask(r: Report, i: int) -> dict[str, Any]:
         "rle": compress_rle(encode_rle(mask)),
         "files": r.files[i],
     }
-
-
-def say(text: str) -> None:
-    """Print to standard output, and see to it that it gets there.
-
-    Raises
-    ------
-    MinisamError
-        It is a file on a full disk.
-    """
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise MinisamError(f"cannot write to standard output: {error.strerror}") from None
 
 
 def warn(notes: list[str]) -> None:

@@ -17,6 +17,7 @@ from ..predictor import SamPredictor
 from ..progress import Line
 from . import outputs, report
 from .prompt import Prompt, read_prompt
+from .streams import say
 
 Array = np.ndarray
 
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             place, pixels, answer.masks, answer.best, answer.logits, prompt
         )
     found = report.Report(photo, sam, prompt, answer, seconds, cached, files, place.logits)
-    report.say(report.as_json(found) if args.json else report.as_table(found))
+    say(report.as_json(found) if args.json else report.as_table(found))
     report.warn(notes)
     return 0
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..cli.streams import printing, say
 from ..errors import MinisamError
 
 
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+@printing()
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 (a check failed) or 2 (bad input)."""
     options = parser().parse_args(arguments)
@@ -83,18 +85,18 @@ def _run(options: argparse.Namespace) -> int:
 
         written = convert(find(options.file), options.output, options.dtype,
                           overwrite=options.force)  # fmt: skip
-        print(f"{written}  {written.stat().st_size / 1e6:.1f} MB")
+        say(f"{written}  {written.stat().st_size / 1e6:.1f} MB")
         return 0
     if options.command == "show":
         from .show import show, show_markdown
 
-        print((show_markdown if options.markdown else show)(find(options.file)))
+        say((show_markdown if options.markdown else show)(find(options.file)))
         return 0
     from .verify import verify
 
     failed = False
     for check in verify(find(options.file), options.image):
-        print(check, flush=True)
+        say(str(check))
         failed |= check.passed is False
     return int(failed)
 
@@ -105,7 +107,7 @@ def _list() -> int:
     for published in PUBLISHED.values():
         here = published.path
         state = str(here) if here.is_file() else "not on this machine"
-        print(f"{published.name}  {published.file}  {published.size / 1e6:>6.0f} MB  {state}")
+        say(f"{published.name}  {published.file}  {published.size / 1e6:>6.0f} MB  {state}")
     return 0
 
 
@@ -117,13 +119,13 @@ def _fetch(options: argparse.Namespace) -> int:
                            f"{', '.join(PUBLISHED)}")  # fmt: skip
     published = PUBLISHED[options.name]
     if published.path.is_file() and not options.force:
-        print(f"{published.path}  is there already (--force downloads it again)")
+        say(f"{published.path}  is there already (--force downloads it again)")
         return 0
     from .fetch import fetch
 
     path = fetch(published, options.url, force=options.force)
-    print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
-    print(f'use it with: --model {options.name}, or minisam.load("{options.name}")')
+    say(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    say(f'use it with: --model {options.name}, or minisam.load("{options.name}")')
     return 0
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from minisam.cli.streams import printing
+
 from . import draw, registry
 
 
+@printing()
 def main(wanted: list[str]) -> int:
     names = [n for n in sorted(registry()) if not wanted or n.startswith(tuple(wanted))]
     if not names:

@@ -12,10 +12,12 @@ from collections.abc import Callable
 
 def one_line_errors(main: Callable[[], None]) -> None:
     """Run a command; its mistakes become one line and exit code 2."""
+    from minisam.cli.streams import printing
     from minisam.errors import MinisamError
 
-    try:
-        main()
-    except MinisamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with printing():
+        try:
+            main()
+        except MinisamError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)

@@ -1,0 +1,56 @@
+"""What every program here owes to standard output: any file name, and a reader who may leave."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import MinisamError
+
+BAD_INPUT, PIPE_CLOSED = 2, 141  # the latter 128 + the signal's number, as shells say it
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Surround a program that prints, so that a closed pipe or a full disk gives no traceback.
+
+    Raises
+    ------
+    SystemExit
+        With 141, and nothing is said: the reader (head, for one) has seen enough. With 2, and one
+        line is said: the block raised a MinisamError, or what it printed does not fit on a disk.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            yield
+        finally:
+            say("", end="")  # what is held back: Python would complain about it at its exit
+    except BrokenPipeError:
+        raise SystemExit(PIPE_CLOSED) from None
+    except MinisamError as error:
+        print(f"minisam: error: {error}", file=sys.stderr)
+        raise SystemExit(BAD_INPUT) from None
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Print to standard output, and see to it that it gets there.
+
+    Raises
+    ------
+    BrokenPipeError
+        Nobody reads it any more.
+    MinisamError
+        It is a file on a full disk.
+    """
+    try:
+        print(text, end=end, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # drop the rest
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise MinisamError(f"cannot write to standard output: {error.strerror}") from None
