@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -122,16 +121,17 @@ def _one(args: argparse.Namespace, task: Task, job: Job, sam: Sam) -> int:
         found = batch.find_masks(task, job, sam, lambda report: _show(line, "segmenting", report))
     if found.failure:
         raise MinisamError(found.failure)
-    paths = _write_free(args, found)
+    paths = _write(args, found)
     say(_told(found))
     for path in _shown(paths):
         say(f"  {path}")
     return 0
 
 
-def _write_free(args: argparse.Namespace, found: Found) -> list[Path]:
-    """Write under the first names that are free: photo_coco.json, photo-2_coco.json, ..."""
-    from ..files import FileTaken, write_together
+def _write(args: argparse.Namespace, found: Found) -> list[Path]:
+    """Write the results where ``--out`` says, or here with the photo's name."""
+    from ..files import write_together
+    from .outputs import write_free
 
     out = args.out or ""
     exact = Path(out).suffix.lower() in (".png", ".json", ".geojson")
@@ -146,28 +146,7 @@ def _write_free(args: argparse.Namespace, found: Found) -> list[Path]:
         return [Path(out)]
     in_folder = not out or Path(out).is_dir() or out.endswith(("/", os.sep))
     prefix = Path(out) / found.task.name if in_folder else Path(out)
-    for number in itertools.count(1):
-        tail = f"-{number}" if number > 1 else ""
-        files = {
-            prefix.parent / f"{prefix.name}{tail}{suffix}": data
-            for suffix, data in found.files.items()
-        }
-        tops = {_top(path, prefix) for path in files}
-        if not args.force and any(map(os.path.lexists, tops)):
-            continue
-        for folder in {path.parent for path in files}:
-            folder.mkdir(parents=True, exist_ok=True)
-        try:
-            write_together(files, overwrite=args.force)
-        except FileTaken:  # by another process, a moment ago
-            continue
-        return list(files)
-    raise AssertionError("count() never ends")
-
-
-def _top(path: Path, prefix: Path) -> Path:
-    """The file, or the folder of results that it lies in."""
-    return path if path.parent == prefix.parent else path.parent
+    return write_free(prefix, found.files, overwrite=args.force)
 
 
 # ---------------------------------------------------------------------- many photos

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 
@@ -88,18 +88,10 @@ class Place:
         else:
             self.prefix = Path(out)
 
-    def names(self, wanted: Sequence[Name]) -> Iterator[dict[Name, Path]]:
-        """Propose names that are free: photo_mask.png, photo-2_mask.png, photo-3_mask.png, ..."""
-        for number in count(1):
-            tail = f"-{number}" if number > 1 else ""
-            paths = {name: self._path(name, tail) for name in wanted}
-            if self.exact or self.force or not any(map(os.path.lexists, paths.values())):
-                yield paths
-
-    def _path(self, name: Name, tail: str) -> Path:
+    def suffix(self, name: Name) -> str:
+        """What follows the photo's name in that of a picture."""
         index, kind = name
-        end = f"_{index}" if self.every else ""
-        return self.exact or self.prefix.with_name(f"{self.prefix.name}{tail}_{kind}{end}.png")
+        return f"_{kind}_{index}.png" if self.every else f"_{kind}.png"
 
 
 def write(place: Place, pixels: Array, masks: Array, best: int, logits: Array,
@@ -145,20 +137,62 @@ def write(place: Place, pixels: Array, masks: Array, best: int, logits: Array,
 
 
 def _publish(place: Place, pictures: dict[Name, bytes], logits: bytes) -> dict[Name, Path]:
-    """Put the files on the disk under the first free names."""
+    """Put the files on the disk, and say where."""
     fixed = {place.logits: logits} if place.logits else {}
-    for paths in place.names(list(pictures)):
-        files = {paths[name]: picture for name, picture in pictures.items()} | fixed
+    if place.exact:
+        _write({place.exact: next(iter(pictures.values()))} | fixed, place.force)
+        return dict.fromkeys(pictures, place.exact)
+    files = {place.suffix(name): picture for name, picture in pictures.items()}
+    paths = write_free(place.prefix, files, fixed, overwrite=place.force)
+    return dict(zip(pictures, paths, strict=True))
+
+
+def write_free(prefix: Path, files: Mapping[str, bytes], fixed: Mapping[Path, bytes] | None = None,
+               *, overwrite: bool) -> list[Path]:  # fmt: skip
+    """Write under the first names that are free: photo_mask.png, photo-2_mask.png, ...
+
+    Parameters
+    ----------
+    prefix : Path
+        What the names begin with: photo.
+    files : mapping of suffix to contents
+        ``_mask.png``, or ``_masks/0.png`` for a file of a folder that is free or not as a whole.
+    fixed : mapping of path to contents, optional
+        To be written with them, under these very names.
+    overwrite : bool
+        Whether every name counts as free.
+
+    Returns
+    -------
+    list of Path
+        One for each of `files`.
+
+    Raises
+    ------
+    MinisamError
+        A name of `fixed` is taken, or the place cannot be written; there is no file then.
+    """
+    fixed = fixed or {}
+    for number in count(1):
+        name = f"{prefix.name}-{number}" if number > 1 else prefix.name
+        paths = {prefix.parent / f"{name}{suffix}": data for suffix, data in files.items()}
+        tops = {path if path.parent == prefix.parent else path.parent for path in paths}
+        if not overwrite and any(map(os.path.lexists, tops)):
+            continue
         try:
-            for path in files:
-                _make_folder(path.parent)
-            write_together(files, overwrite=place.force)
+            _write({**paths, **fixed}, overwrite)
         except FileTaken:  # by another process, since the name was found to be free
-            if place.exact or any(os.path.lexists(path) for path in fixed):
+            if any(map(os.path.lexists, fixed)):
                 raise
             continue
-        return paths
-    raise AssertionError("names() never ends")
+        return list(paths)
+    raise AssertionError("count() never ends")
+
+
+def _write(files: Mapping[Path, bytes], overwrite: bool) -> None:
+    for folder in {path.parent for path in files}:
+        _make_folder(folder)
+    write_together(files, overwrite=overwrite)
 
 
 def _is_folder(path: str | Path) -> bool:
