@@ -50,8 +50,11 @@ def test_links_and_figures(path):
 def test_chapter_links_to_its_neighbours(path):
     order = chapters()
     at = order.index(path)
-    for neighbour in [*order[max(at - 1, 0) : at], *order[at + 1 : at + 2]]:
-        assert neighbour in links.targets(path), f"{path.name} does not link to {neighbour.name}"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    expected = [*order[max(at - 1, 0) : at], INDEX, *order[at + 1 : at + 2]]
+    for line in (lines[2], lines[-1]):  # below the title, and at the end
+        parts = [re.fullmatch(r"\[[^]]+\]\((\S+)\)", part) for part in line.split(" | ")]
+        assert [part and part[1] for part in parts] == [p.name for p in expected], line
     assert path in links.targets(INDEX), f"the index does not list {path.name}"
 
 
