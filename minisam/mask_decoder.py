@@ -8,13 +8,13 @@ Kirillov et al. 2023, appendix A "Lightweight mask decoder"; Meta's mask_decoder
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .dispatch import hot
 from .layers import conv_transpose2d, gelu, layer_norm_2d, relu_mlp
-from .two_way import FirstLook, first_look, two_way_transformer
+from .two_way import two_way_transformer
 
 Array = np.ndarray
 
@@ -61,7 +61,7 @@ def attend(features: Array, position: Array, sparse: Array, dense: Array, p: dic
     image : (B, C, H, W) float32
         The features as the transformer leaves them, one map a prompt.
     """
-    photo = prepare(features, position, dense, p, heads=heads)
+    photo = prepare(features, position, dense, p, heads=heads, prompts_to_come=False)
     return ask(photo, sparse, p, heads=heads)
 
 
@@ -71,20 +71,42 @@ class Photo(NamedTuple):
     grid: tuple[int, int]
     image: Array  # (1 or B, N, C) float32
     position: Array  # (N, C) float32
-    first: FirstLook
+    ahead: Any  # what `look_ahead` found
 
 
-def prepare(features: Array, position: Array, dense: Array, p: dict, *, heads: int) -> Photo:
+def prepare(features: Array, position: Array, dense: Array, p: dict, *, heads: int,
+            prompts_to_come: bool = True) -> Photo:  # fmt: skip
     """Do once what does not depend on the prompt.
 
-    Parameters are those of `decode_masks`.
+    Parameters
+    ----------
+    features, position, dense, p, heads
+        Those of `decode_masks`.
+    prompts_to_come : bool
+        Several prompts will be asked, so that `look_ahead` is worth its time.
     """
     image = np.ascontiguousarray(_to_tokens(features + dense))
     position = np.ascontiguousarray(_to_tokens(position)[0])
-    grid = (features.shape[-2], features.shape[-1])
-    return Photo(grid, image, position, first_look(image, position, p["transformer"], heads=heads))
+    ahead = look_ahead(image, position, p, heads=heads) if prompts_to_come else None
+    return Photo((features.shape[-2], features.shape[-1]), image, position, ahead)
 
 
+@hot
+def look_ahead(image: Array, image_position: Array, p: dict, *, heads: int) -> Any:
+    """Work out what the kernels can use of a photo before its first prompt: here, nothing.
+
+    Parameters
+    ----------
+    image : (1 or B, N, C) float32
+    image_position : (N, C) float32
+    p : dict
+        The tensors under ``mask_decoder``.
+    heads : int
+    """
+    return None
+
+
+@hot
 def ask(photo: Photo, sparse: Array, p: dict, *, heads: int) -> tuple[Array, Array, Array]:
     """Run B prompts on a prepared photo.
 
@@ -98,17 +120,27 @@ def ask(photo: Photo, sparse: Array, p: dict, *, heads: int) -> tuple[Array, Arr
 
     Returns
     -------
-    As `attend`.
+    mask_tokens, iou, image
+        As `attend` gives them. To be drawn, the image need not be an array: index it by prompts,
+        or make it one with ``np.asarray``.
     """
+    tokens, image = two_way_transformer(
+        photo.image, photo.position, own_tokens(sparse, p), p["transformer"], heads=heads
+    )
+    return *read_tokens(tokens, p), to_maps(image, photo.grid)
+
+
+def own_tokens(sparse: Array, p: dict) -> Array:
+    """The decoder's own tokens before the prompt's (B, T, C): (B, 1 + M + T, C)."""
     own = np.concatenate([p["iou_token"]["weight"], p["mask_tokens"]["weight"]])  # (1 + M, C)
     own = np.broadcast_to(own, (sparse.shape[0], *own.shape))
-    tokens = np.concatenate([own, sparse], axis=1)  # (B, 1 + M + T, C)
-    tokens, image = two_way_transformer(
-        photo.image, photo.position, tokens, p["transformer"], heads=heads, first=photo.first
-    )
+    return np.concatenate([own, sparse], axis=1)
+
+
+def read_tokens(tokens: Array, p: dict) -> tuple[Array, Array]:
+    """What the decoder's own tokens have become: mask tokens (B, M, C) and predicted IoU (B, M)."""
     masks = p["mask_tokens"]["weight"].shape[0]
-    iou = relu_mlp(tokens[:, 0], p["iou_prediction_head"]["layers"])
-    return tokens[:, 1 : 1 + masks], iou, _to_maps(image, photo.grid)
+    return tokens[:, 1 : 1 + masks], relu_mlp(tokens[:, 0], p["iou_prediction_head"]["layers"])
 
 
 def _to_tokens(x: Array) -> Array:
@@ -117,7 +149,7 @@ def _to_tokens(x: Array) -> Array:
     return x.reshape(-1, c, h * w).swapaxes(-2, -1)
 
 
-def _to_maps(x: Array, grid: tuple[int, int]) -> Array:
+def to_maps(x: Array, grid: tuple[int, int]) -> Array:
     """(B, N, C) -> (B, C, H, W), a view"""
     return x.swapaxes(-2, -1).reshape(len(x), -1, *grid)
 

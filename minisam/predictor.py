@@ -119,11 +119,11 @@ class SamPredictor:
         self._photo = self._prepare(encode_mask(None, prompt_encoder, config.grid))
         self.is_image_set = True
 
-    def _prepare(self, dense: Array) -> Photo:
+    def _prepare(self, dense: Array, prompts_to_come: bool = True) -> Photo:
         features, position = self._require_image()
         return prepare(
             features, position, dense, self.model.params["mask_decoder"],
-            heads=self.model.config.decoder_heads)  # fmt: skip
+            heads=self.model.config.decoder_heads, prompts_to_come=prompts_to_come)  # fmt: skip
 
     def _require_image(self) -> tuple[Array, Array]:
         if self.features is None or self._position is None:
@@ -332,7 +332,7 @@ class SamPredictor:
             points=points, labels=labels, boxes=boxes, mask=mask)  # fmt: skip
         photo = self._photo
         if photo is None or mask is not None:
-            photo = self._prepare(dense)
+            photo = self._prepare(dense, prompts_to_come=False)
         for start in range(0, len(sparse), PROMPTS_AT_ONCE):
             yield ask(photo, sparse[start : start + PROMPTS_AT_ONCE], params["mask_decoder"],
                       heads=config.decoder_heads)  # fmt: skip

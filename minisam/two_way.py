@@ -8,8 +8,6 @@ Kirillov et al. 2023, appendix A "Lightweight mask decoder"; Meta's transformer.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from .dispatch import hot
@@ -19,42 +17,9 @@ Array = np.ndarray
 EPS = 1e-5  # PyTorch's default; the image encoder has 1e-6
 
 
-class FirstLook(NamedTuple):
-    """The image as the first block's two cross attentions project it, for every head.
-
-    No prompt has touched the image by then, so this is the same for every prompt on a photo.
-    """
-
-    keys: Array  # (1 or B, heads, d, N) float32: what tokens compare themselves with
-    values: Array  # (1 or B, heads, d, N): what tokens take away
-    queries: Array  # (1 or B, heads, d, N): what the image compares with the tokens
-
-
-def first_look(image: Array, image_position: Array, p: dict, *, heads: int) -> FirstLook:
-    """Project the image for the first block.
-
-    Parameters
-    ----------
-    image : (1 or B, N, C) float32
-    image_position : (N, C) float32
-    p : {layers: [...]}
-    heads : int
-    """
-    to_image = p["layers"][0]["cross_attn_token_to_image"]
-    to_tokens = p["layers"][0]["cross_attn_image_to_token"]
-    placed = image + image_position
-    projected = (
-        linear(placed, **to_image["k_proj"]),
-        linear(image, **to_image["v_proj"]),
-        linear(placed, **to_tokens["q_proj"]),
-    )
-    return FirstLook(*(np.ascontiguousarray(_split(x, heads).swapaxes(-2, -1)) for x in projected))
-
-
 @hot
 def two_way_transformer(image: Array, image_position: Array, tokens: Array, p: dict, *,
-                        heads: int, first: FirstLook | None = None,
-                        ) -> tuple[Array, Array]:  # fmt: skip
+                        heads: int) -> tuple[Array, Array]:  # fmt: skip
     """Run all blocks and the last look of the tokens at the image.
 
     Parameters
@@ -66,8 +31,6 @@ def two_way_transformer(image: Array, image_position: Array, tokens: Array, p: d
         Also serve as the tokens' positions, and are added again at every attention.
     p : {layers: [...], final_attn_token_to_image, norm_final_attn}
     heads : int
-    first : FirstLook, optional
-        From `first_look` on this image: spares the kernels making it. Not used here.
 
     Returns
     -------

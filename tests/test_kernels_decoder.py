@@ -7,7 +7,8 @@ import pytest
 
 from minisam import layers, mask_decoder, postprocess, two_way
 from minisam.config import expected_shapes
-from minisam.kernels import decoder, pixels, skinny
+from minisam.dispatch import plain
+from minisam.kernels import ahead, decoder, drawing, implied, pixels, skinny
 from minisam.weights import nest
 
 from .recipe import TINY, recipe_array
@@ -47,16 +48,84 @@ def test_two_way_transformer(
         image = normal(images, n, c)
         before = [x.copy() for x in (image, position, questions)]
         expected = two_way.two_way_transformer.plain(image, position, questions, p, heads=heads)
-        first = two_way.first_look(image, position, p, heads=heads)
-        for look in (None, first):
-            got = decoder.two_way_transformer(
-                image, position, questions, p, heads=heads, first=look
-            )
-            for a, b in zip(got, expected, strict=True):
-                assert a.shape == b.shape and a.dtype == np.float32
-                np.testing.assert_allclose(a, b, atol=2e-5)
+        got = decoder.two_way_transformer(image, position, questions, p, heads=heads)
+        for a, b in zip(got, expected, strict=True):
+            assert a.shape == b.shape and a.dtype == np.float32
+            np.testing.assert_allclose(a, b, atol=2e-5)
         for a, b in zip((image, position, questions), before, strict=True):
             np.testing.assert_array_equal(a, b, "an input was changed")
+
+
+def photo_of(p: dict, c: int, heads: int, grid: tuple[int, int], loud: float = 1) -> list:
+    """A photo's features, prepared by the plain functions and by the kernels."""
+    features, position = normal(c, *grid), normal(c, *grid, seed=2)
+    features[:, ::3] *= loud
+    given = features, position, normal(c, seed=5)[:, None, None], p
+    with plain():
+        expected = mask_decoder.prepare(*given, heads=heads)
+    assert expected.ahead is None
+    return [expected, mask_decoder.prepare(*given, heads=heads)]
+
+
+@pytest.mark.parametrize(("c", "heads", "depth", "grid", "prompts", "tokens"), [
+    (256, 8, 2, (16, 16), 1, 2),
+    (256, 8, 2, (17, 19), 3, 2),
+    (256, 8, 2, (9, 30), 2, 11),  # as many tokens as still pay
+    (96, 3, 1, (5, 7), 1, 1),  # one block: no bias of an earlier one
+    (64, 2, 3, (1, 300), 2, 4),
+    (28, 1, 2, (3, 5), 2, 2),  # a head of 14
+])  # fmt: skip
+def test_the_image_is_implied(
+    c: int, heads: int, depth: int, grid: tuple[int, int], prompts: int, tokens: int
+) -> None:
+    p, sparse = decoder_weights(c, heads, depth), normal(prompts, tokens, c, seed=3)
+    reference, photo = photo_of(p, c, heads, grid)
+    before = [x.copy() for x in (photo.image, photo.position, sparse)]
+    with plain():
+        *expected, image = mask_decoder.ask(reference, sparse, p, heads=heads)
+        drawn = mask_decoder.draw_masks(expected[0], image, p)
+    got = implied.ask(photo, sparse, p, heads=heads)
+    assert isinstance(got[2], implied.Implied) and got[2].shape == image.shape
+    for a, b in zip(got, (*expected, image), strict=True):
+        np.testing.assert_allclose(np.asarray(a), b, atol=2e-5)
+    np.testing.assert_allclose(drawing.draw_masks(got[0], got[2], p), drawn, atol=2e-5)
+    some = np.arange(prompts)[::-1]  # drawn for some of the prompts, in another order
+    few = drawing.draw_masks(got[0][some], got[2][some], p, slice(1, 2))
+    np.testing.assert_allclose(few, drawn[some, 1:2], atol=2e-5)
+    np.testing.assert_allclose(np.asarray(got[2][some]), image[some], atol=2e-5)
+    for a, b in zip((photo.image, photo.position, sparse), before, strict=True):
+        np.testing.assert_array_equal(a, b, "an input was changed")
+
+
+def test_the_image_is_formed_where_that_pays() -> None:
+    p = decoder_weights(256, 8)
+    reference, photo = photo_of(p, 256, 8, (8, 8))
+    for tokens, formed in [(11, False), (12, True), (40, True)]:  # and 5 of the decoder's own
+        sparse = normal(1, tokens, 256, seed=tokens)
+        got = mask_decoder.ask(photo, sparse, p, heads=8)
+        assert isinstance(got[2], np.ndarray) is formed
+        with plain():
+            expected = mask_decoder.ask(reference, sparse, p, heads=8)
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_allclose(np.asarray(a), b, atol=2e-5)
+    # prepared by plain functions, with a hint a prompt, or for one prompt only: nothing is known
+    assert isinstance(implied.ask(reference, sparse[:, :1], p, heads=8)[2], np.ndarray)
+    assert ahead.look_ahead(normal(2, 64, 256), normal(64, 256), p, heads=8) is None
+    features = normal(256, 8, 8)
+    once = mask_decoder.prepare(features, features, features, p, heads=8, prompts_to_come=False)
+    assert once.ahead is None
+
+
+@pytest.mark.parametrize("loud", [30, 1000])
+def test_a_loud_image_keeps_its_digits(loud: float) -> None:
+    """Where x dwarfs what is said, its square must not drown the rest."""
+    p, sparse = decoder_weights(64, 4), normal(2, 2, 64, seed=3)
+    reference, photo = photo_of(p, 64, 4, (10, 60), loud)
+    with plain():
+        expected = mask_decoder.ask(reference, sparse, p, heads=4)
+    got = implied.ask(photo, sparse, p, heads=4)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(np.asarray(a), b, atol=2e-4)
 
 
 def test_large_scores_do_not_overflow() -> None:
@@ -97,18 +166,23 @@ def test_linear(rows: int, n_in: int, n_out: int) -> None:
     assert skinny.linear(x.reshape(1, rows, n_in), weight, bias).shape == (1, rows, n_out)
 
 
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("threads", ["1", "2", "3"])
 def test_results_do_not_depend_on_the_threads(
-    threads: str, monkeypatch: pytest.MonkeyPatch
+    threads: str, known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    p = decoder_weights(256, 8)
-    image, position, tokens = normal(1, 1000, 256), normal(1000, 256), normal(2, 7, 256)
+    p, sparse = decoder_weights(256, 8), normal(2, 2, 256)
+    features, position, dense = normal(256, 20, 50), normal(256, 20, 50), normal(256, 20, 50)
+
+    def run(sparse: np.ndarray) -> list[np.ndarray]:
+        photo = mask_decoder.prepare(features, position, dense, p, heads=8, prompts_to_come=known)
+        tokens, iou, image = mask_decoder.ask(photo, sparse, p, heads=8)
+        return [tokens, iou, np.asarray(image), mask_decoder.draw_masks(tokens, image, p)]
+
     monkeypatch.setenv("MINISAM_THREADS", "2")
-    expected = decoder.two_way_transformer(image, position, tokens, p["transformer"], heads=8)
+    expected = run(sparse)
     monkeypatch.setenv("MINISAM_THREADS", threads)
-    got = decoder.two_way_transformer(image, position, tokens, p["transformer"], heads=8)
-    alone = decoder.two_way_transformer(image, position, tokens[1:], p["transformer"], heads=8)
-    for a, b, c in zip(got, expected, alone, strict=True):
+    for a, b, c in zip(run(sparse), expected, run(sparse[1:]), strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(c, b[1:], "a prompt depends on its neighbours")
 
@@ -123,7 +197,7 @@ def test_draw_masks(c: int, grid: tuple[int, int]) -> None:
     for image in (in_maps, in_tokens):
         for keep in (slice(None), slice(1, None), slice(0, 1)):
             expected = mask_decoder.draw_masks.plain(tokens, image, p, keep)
-            got = decoder.draw_masks(tokens, image, p, keep)
+            got = drawing.draw_masks(tokens, image, p, keep)
             assert got.shape == expected.shape == (3, len(range(5)[keep]), 4 * grid[0], 4 * grid[1])
             np.testing.assert_allclose(got, expected, atol=1e-5)
 
@@ -139,11 +213,15 @@ def test_weights_may_be_read_only() -> None:
                 lock(part)
 
     lock(p)
-    image, position, tokens = normal(1, 30, 32), normal(30, 32), normal(1, 7, 32)
-    for x in (image, position, tokens):
+    features, position, sparse = normal(32, 5, 6), normal(32, 5, 6), normal(1, 2, 32)
+    for x in (features, position, sparse):
         x.flags.writeable = False
-    decoder.two_way_transformer(image, position, tokens, p["transformer"], heads=2)
-    decoder.draw_masks(tokens[:, 1:5], image.swapaxes(1, 2).reshape(1, 32, 5, 6), p)
+    for known in (False, True):
+        photo = mask_decoder.prepare(
+            features, position, position, p, heads=2, prompts_to_come=known
+        )
+        tokens, _, image = mask_decoder.ask(photo, sparse, p, heads=2)
+        assert np.isfinite(mask_decoder.draw_masks(tokens, image, p)).all()
 
 
 FRAMES = [  # low-res, frame, inner, photo

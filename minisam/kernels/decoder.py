@@ -1,6 +1,8 @@
-"""The decoder's fast path: the twins of `two_way_transformer` and `draw_masks`.
+"""The two-way transformer's fast path, for an image that is formed: `two_way_transformer`'s twin.
 
-Two ideas carry it. Both give the same numbers as the plain functions.
+Several short prompts on one photo need not form it: see `minisam.kernels.implied`. This is for the
+others, a mask hint (which changes the image) and prompts of many points. Two ideas carry it. Both
+give the same numbers as the plain function.
 
 Products in the cheaper order. A prompt has about 7 tokens, the image 4096. Where the plain function
 projects the image, ``q @ (x @ Wk.T).T``, matrix products may be regrouped: ``(q @ Wk) @ x.T`` lets
@@ -20,13 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import threads
-from ..layers import linear, relu
-from ..mask_decoder import hypernetworks
-from ..two_way import EPS, FirstLook, cross_attention, first_look
+from ..layers import linear
+from ..two_way import EPS
 from . import scalars
 from .compiled import FASTMATH, kernel, vector
-from .elementwise import norm_rows, rows_of
 from .matmul import LANES, product
+from .tokens import converse, fold, joined, scaled, split
 
 Array = np.ndarray
 TILE = 512  # image tokens of one task at most: its arrays, of 512 kB each, stay near
@@ -39,116 +40,15 @@ def tiles(n: int) -> list[slice]:
 
 
 def two_way_transformer(image: Array, image_position: Array, tokens: Array, p: dict, *,
-                        heads: int, first: FirstLook | None = None,
-                        ) -> tuple[Array, Array]:  # fmt: skip
-    """Twin of `minisam.two_way.two_way_transformer`.
-
-    The order of the steps is that of the plain `two_way_block`; only the image's are delayed. What
-    block i tells the image is not needed before block i + 1 (or the last attention) asks it, and by
-    then the questions are known: one sweep does both.
-    """
+                        heads: int) -> tuple[Array, Array]:  # fmt: skip
+    """Twin of `minisam.two_way.two_way_transformer`."""
     with threads.one_blas_thread():
-        first = first or first_look(image, image_position, p, heads=heads)
-        sweep = _Sweep(image, image_position, len(tokens))
-        layers = p["layers"]
-        queries = _among_tokens(tokens, tokens, layers[0], heads, first=True)
-        answer = _ask_first(queries + tokens, first, layers[0]["cross_attn_token_to_image"], heads)
-        for i, layer in enumerate(layers):
-            queries = _norm(queries + answer, layer["norm2"])
-            hidden = relu(linear(queries, **layer["mlp"]["lin1"]))
-            queries = _norm(queries + linear(hidden, **layer["mlp"]["lin2"]), layer["norm3"])
-            statement = _Statement.of(queries + tokens, queries, layer, heads)
-            if i + 1 < len(layers):
-                queries = _among_tokens(queries, tokens, layers[i + 1], heads, first=False)
-                asking = layers[i + 1]["cross_attn_token_to_image"]
-            else:
-                asking = p["final_attn_token_to_image"]
-            question = _Question.of(queries + tokens, asking, heads)
-            projected = first.queries if i == 0 else None
-            answer = sweep.tell_and_ask(statement, projected, question)
-        return _norm(queries + answer, p["norm_final_attn"]), sweep.out
-
-
-def _among_tokens(queries: Array, tokens: Array, p: dict, heads: int, *, first: bool) -> Array:
-    """The self-attention of a block: `two_way_block` up to norm1."""
-    q = queries if first else queries + tokens
-    answer = cross_attention(q, q, queries, p["self_attn"], heads=heads)
-    return _norm(answer if first else queries + answer, p["norm1"])
-
-
-def _norm(x: Array, p: dict) -> Array:
-    rows = rows_of(x)
-    out = np.empty_like(rows)
-    norm_rows(rows, vector(p["weight"]), vector(p["bias"]), np.float32(EPS), out)
-    return out.reshape(x.shape)
-
-
-def _ask_first(queries: Array, first: FirstLook, p: dict, heads: int) -> Array:
-    """The first attention of the tokens (B, T, C) to the image, which is projected already."""
-    q = np.ascontiguousarray(_scaled(queries, p["q_proj"], heads))  # (B, heads, T, d)
-    out = np.empty_like(q)
-    images, _, _, n = first.keys.shape
-
-    def task(item: tuple[int, int]) -> None:
-        i, h = item
-        shares = threads.workspace("shares", q.shape[2], n)
-        weigh_first(q[i, h], first.keys[i % images, h], shares)
-        sum_first(shares, first.values[i % images, h], out[i, h])
-
-    threads.parallel(task, [(i, h) for i in range(len(q)) for h in range(heads)])
-    return linear(_join(out), **p["out_proj"])
-
-
-@kernel
-def weigh_first(q: Any, keys: Any, out: Any) -> None:
-    """Exponentials of scores: q (T, d), keys (d, N) -> out (T, N), the largest of a row is 1."""
-    for t in range(len(q)):
-        row = out[t]
-        for i in range(len(row)):
-            row[i] = 0
-        for k in range(len(keys)):
-            number, key = q[t, k], keys[k]
-            for i in range(len(row)):
-                row[i] += number * key[i]
-        peak = row[0]
-        for i in range(len(row)):
-            peak = max(peak, row[i])
-        for i in range(len(row)):
-            row[i] = scalars.exp2(row[i] - peak)
-
-
-@kernel(fastmath=FASTMATH | {"reassoc"})
-def sum_first(weights: Any, values: Any, out: Any) -> None:
-    """Means of values (d, N) -> out (T, d), by weights (T, N)."""
-    for t in range(len(weights)):
-        row = weights[t]
-        total = np.float32(0)
-        for i in range(len(row)):
-            total += row[i]
-        for k in range(len(values)):
-            column, mean = values[k], np.float32(0)
-            for i in range(len(row)):
-                mean += row[i] * column[i]
-            out[t, k] = mean / total
+        formed = _Formed(image, image_position, len(tokens), heads)
+        tokens = converse(formed, tokens, p, heads)
+    return tokens, formed.out
 
 
 # ---------------------------------------------------------------------- the order of the products
-
-
-def fold(x: Array, weight: Array) -> Array:
-    """Do a projection from the tokens' side: ``_by_head(x) @ weight``, zeros left out.
-
-    Parameters
-    ----------
-    x : (B, heads, T, d) float32
-    weight : (heads * d, C) float32
-
-    Returns
-    -------
-    (B, heads * T, C) float32
-    """
-    b, heads, t, d = x.shape
-    return (x @ weight.reshape(heads, d, -1)).reshape(b, heads * t, -1)
 
 
 def pays(tokens: int, heads: int, weight: Array) -> bool:
@@ -219,14 +119,14 @@ class _Question(NamedTuple):
 
     scores: list[Array]  # the scores are (image + position) @ these, one after the other
     values: list[Array]  # none, where the values are projected after they are summed up
-    heads: int
+    shape: tuple[int, int]  # heads, T
     p: dict
 
     @classmethod
     def of(cls, queries: Array, p: dict, heads: int) -> _Question:
-        scores = _scores(_scaled(queries, p["q_proj"], heads), p["k_proj"]["weight"])
+        scores = _scores(scaled(queries, p["q_proj"], heads), p["k_proj"]["weight"])
         values = [] if len(scores) == 1 else [_turned(p["v_proj"]["weight"])]
-        return cls(scores, values, heads, p)
+        return cls(scores, values, (heads, queries.shape[1]), p)
 
     def answer(self, sums: Array) -> Array:
         """Sums of the image (B, heads * T, C), or of its values (B, heads * T, heads * d).
@@ -237,66 +137,57 @@ class _Question(NamedTuple):
         """
         weight, bias = self.p["v_proj"]["weight"], self.p["v_proj"]["bias"]
         b, _, width = sums.shape
-        sums = sums.reshape(b, self.heads, -1, width)
+        heads, t = self.shape
+        sums = sums.reshape(b, heads, t, width)
         if self.values:
-            h = np.arange(self.heads)
-            own = sums.reshape(*sums.shape[:3], self.heads, -1)[:, h, :, h]  # (heads, B, T, d)
+            h = np.arange(heads)
+            own = sums.reshape(b, heads, t, heads, -1)[:, h, :, h]  # (heads, B, T, d)
             heard = np.moveaxis(own, 0, 1)
         else:
-            heard = sums @ weight.reshape(self.heads, -1, width).swapaxes(1, 2)
-        return linear(_join(heard) + bias, **self.p["out_proj"])
+            heard = sums @ weight.reshape(heads, -1, width).swapaxes(1, 2)
+        return linear(joined(heard) + bias, **self.p["out_proj"])
 
 
 class _Statement(NamedTuple):
     """What tokens tell the image in one attention, and the norm that follows it."""
 
-    keys: Array  # (B, heads, T, d)
+    shape: tuple[int, int]  # heads, T
     scores: list[Array]  # the scores are (image + position) @ these
     bias: Array  # (B, heads * T) of the image's queries: differs between tokens, so it counts
     values: list[Array]  # shares (N, heads * T) @ these is what the image hears
-    norm: list[Array]  # (C,) each: bias of what is heard, weight and bias of the norm after it
+    after: list[Array]  # (C,) each: bias of what is heard, weight and bias of the norm after it
 
     @classmethod
     def of(cls, keys: Array, values: Array, layer: dict, heads: int) -> _Statement:
         p = layer["cross_attn_image_to_token"]
-        k = _scaled(keys, p["k_proj"], heads)
-        v = _split(linear(values, **p["v_proj"]), heads)
+        k = scaled(keys, p["k_proj"], heads)
+        v = split(linear(values, **p["v_proj"]), heads)
         out = np.ascontiguousarray(p["out_proj"]["weight"].T)  # (heads * d, C)
         folds = pays(v.shape[2], heads, out)
         return cls(
-            keys=k,
+            shape=k.shape[1:3],
             scores=_scores(k, p["q_proj"]["weight"]),
             bias=(k @ p["q_proj"]["bias"].reshape(heads, -1, 1)).reshape(len(k), -1),
             values=[fold(v, out)] if folds else [_by_head(v), out],
-            norm=[p["out_proj"]["bias"], layer["norm4"]["weight"], layer["norm4"]["bias"]],
+            after=[
+                vector(x)
+                for x in (p["out_proj"]["bias"], layer["norm4"]["weight"], layer["norm4"]["bias"])
+            ],
         )
 
-
-def _scaled(x: Array, p: dict, heads: int) -> Array:
-    """Project tokens (B, T, C) -> (B, heads, T, d), scaled by ``log2(e) / sqrt(d)`` for the scores.
-
-    So the softmax is over powers of 2, which take fewer steps than powers of e.
-    """
-    x = _split(linear(x, **p), heads)
-    return x * np.float32(np.log2(np.e) / np.sqrt(x.shape[-1]))
-
-
-def _split(x: Array, heads: int) -> Array:
-    """(B, T, heads * d) -> (B, heads, T, d)"""
-    return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
-
-
-def _join(x: Array) -> Array:
-    """(B, heads, T, d) -> (B, T, heads * d)"""
-    b, _, t, _ = x.shape
-    return x.swapaxes(1, 2).reshape(b, t, -1)
+    def to(self, placed: Array, prompt: int) -> Array:
+        """What a tile of the image, with its position (n, C), hears: (n, C)."""
+        shares = threads.workspace("shares", self.bias.shape[1], len(placed))
+        turn(_apply(placed, self.scores, prompt, "scores"), self.bias[prompt], shares)
+        share_out(shares, 0, *self.shape, len(placed))
+        return _apply(shares, self.values, prompt, "heard", turned=True)
 
 
 # ---------------------------------------------------------------------- sweeps over the image
 
 
-class _Sweep:
-    """The images of B prompts, and the sweeps over them.
+class _Formed:
+    """The images of B prompts, and the sweeps over them: an `Image` of `minisam.kernels.tokens`.
 
     Softmax over all image tokens does not need them all at once: each tile keeps its largest score,
     its sum of exponentials and its weighted sum of values, and these are joined in the end (Milakov
@@ -304,57 +195,49 @@ class _Sweep:
     the number of threads, so neither do the results.
     """
 
-    def __init__(self, image: Array, position: Array, prompts: int) -> None:
+    def __init__(self, image: Array, position: Array, prompts: int, heads: int) -> None:
         _, n, c = image.shape
         self.image = np.ascontiguousarray(image)  # (1 or B, N, C); after the first sweep, `out`
         self.position = np.ascontiguousarray(position)
         self.out = np.empty((prompts, n, c), np.float32)
-        self.tiles = tiles(n)
+        self.tiles, self.heads = tiles(n), heads
 
-    def tell_and_ask(self, statement: _Statement, queries: Array | None,
-                     question: _Question) -> Array:  # fmt: skip
-        """Let the image hear a statement, which changes it, and put a question to the new image.
+    def ask(self, queries: Array, p: dict) -> Array:
+        """Put a question to the image as it was given."""
+        return self._sweep(None, _Question.of(queries, p, self.heads))
 
-        Parameters
-        ----------
-        statement : _Statement
-        queries : (1 or B, heads, d, N) float32 or None
-            The image's queries, where they are projected already.
-        question : _Question
+    def tell_and_ask(self, keys: Array, values: Array, layer: dict, queries: Array,
+                     p: dict) -> Array:  # fmt: skip
+        """Change the image by a statement, and put a question to the new one."""
+        statement = _Statement.of(keys, values, layer, self.heads)
+        answer = self._sweep(statement, _Question.of(queries, p, self.heads))
+        self.image = self.out
+        return answer
 
-        Returns
-        -------
-        (B, T, C) float32
-        """
+    def _sweep(self, statement: _Statement | None, question: _Question) -> Array:
+        """Let the image hear a statement, if there is one, and put a question to the new image."""
         prompts, _, c = self.out.shape
-        image, norm = self.image, [vector(x) for x in statement.norm]
-        _, heads, t, _ = statement.keys.shape
+        heads, t = question.shape
         width = question.values[-1].shape[1] if question.values else c
-        tally = _Tally(prompts, len(self.tiles), heads * t, width)
+        tally = Tally(prompts, len(self.tiles), heads * t, width)
 
         def task(item: tuple[int, int]) -> None:
             i, tile = item
             rows = self.tiles[tile]
-            x, out, position = image[i % len(image), rows], self.out[i, rows], self.position[rows]
-            placed = threads.workspace("placed", *x.shape)
-            shares = threads.workspace("shares", heads, t, len(x))
-            if queries is None:
-                scores = _apply(np.add(x, position, out=placed), statement.scores, i, "scores")
-                turn(scores, statement.bias[i], shares.reshape(heads * t, -1))
-            else:
-                np.matmul(statement.keys[i], queries[i % len(queries), :, :, rows], out=shares)
-            share_out(shares)
-            heard = _apply(shares.reshape(heads * t, -1), statement.values, i, "heard", True)
-            settle(x, heard, *norm, np.float32(EPS), position, out, placed)
+            x, position = self.image[i % len(self.image), rows], self.position[rows]
+            placed = np.add(x, position, out=threads.workspace("placed", *x.shape))
+            if statement is not None:
+                heard, out = statement.to(placed, i), self.out[i, rows]
+                settle(x, heard, *statement.after, np.float32(EPS), position, out, placed)
+                x = out
             scores = _apply(placed, question.scores, i, "scores")
-            tally.add(i, tile, scores, _apply(out, question.values, i, "values"))
+            tally.add(i, tile, scores, _apply(x, question.values, i, "values"))
 
         threads.parallel(task, [(i, j) for i in range(prompts) for j in range(len(self.tiles))])
-        self.image = self.out
         return question.answer(tally.total())
 
 
-class _Tally:
+class Tally:
     """Softmax over the image, gathered tile by tile."""
 
     def __init__(self, prompts: int, tiles: int, columns: int, width: int) -> None:
@@ -433,26 +316,34 @@ def turn(scores: Any, bias: Any, out: Any) -> None:
 
 
 @kernel
-def share_out(scores: Any) -> None:
-    """Softmax of scores (heads, T, n) over the T tokens, in place; vectors run along n."""
-    heads, t, n = scores.shape
+def share_out(scores: Any, at: Any, heads: Any, t: Any, n: Any) -> None:
+    """Softmax over the T tokens, in place; vectors run along the image's tokens.
+
+    Parameters
+    ----------
+    scores : (at + heads * T or more, n or more) float32
+    at, heads, t, n : int
+    """
     peak = np.empty(n, np.float32)
     total = np.empty(n, np.float32)
     for h in range(heads):
+        first = at + h * t
         for i in range(n):
-            peak[i] = scores[h, 0, i]
+            peak[i] = scores[first, i]
             total[i] = 0
-        for j in range(1, t):
+        for j in range(first + 1, first + t):
             for i in range(n):
-                peak[i] = max(peak[i], scores[h, j, i])
-        for j in range(t):
+                peak[i] = max(peak[i], scores[j, i])
+        for j in range(first, first + t):
             for i in range(n):
-                e = scalars.exp2(scores[h, j, i] - peak[i])
-                scores[h, j, i] = e
+                e = scalars.exp2(scores[j, i] - peak[i])
+                scores[j, i] = e
                 total[i] += e
-        for j in range(t):
+        for i in range(n):
+            total[i] = np.float32(1) / total[i]
+        for j in range(first, first + t):
             for i in range(n):
-                scores[h, j, i] /= total[i]
+                scores[j, i] *= total[i]
 
 
 @kernel(fastmath=FASTMATH | {"reassoc"})
@@ -474,103 +365,3 @@ def settle(x: Any, heard: Any, out_bias: Any, weight: Any, bias: Any, eps: Any, 
             y = (heard[i, j] - mean) * scale * weight[j] + bias[j]
             out[i, j] = y
             placed[i, j] = y + position[i, j]
-
-
-# ---------------------------------------------------------------------- drawing
-
-
-def draw_masks(mask_tokens: Array, image: Array, p: dict, keep: slice = slice(None)) -> Array:
-    """Twin of `minisam.mask_decoder.draw_masks`: the upscaled image is never stored.
-
-    A pixel of a mask comes from one image token alone, so upscaling, too, goes tile by tile.
-    """
-    b, c, h, w = image.shape
-    with threads.one_blas_thread():
-        brushes = hypernetworks(mask_tokens[:, keep], p["output_hypernetworks_mlps"][keep])
-    brushes = np.ascontiguousarray(brushes)  # (B, kept, C/8)
-    wide, norm, _, narrow = p["output_upscaling"][:4]
-    # (C, O, 2, 2) -> (C, 2*2*O) and (O, O', 2, 2) -> (2*2*O', O): one product makes all 4 pixels
-    coarse = np.ascontiguousarray(wide["weight"].transpose(0, 2, 3, 1)).reshape(c, -1)
-    fine = np.ascontiguousarray(narrow["weight"].transpose(2, 3, 1, 0))
-    fine = fine.reshape(-1, fine.shape[-1])
-    middle = len(norm["weight"])
-    first = [vector(x) for x in (wide["bias"], norm["weight"], norm["bias"])]
-    last = vector(narrow["bias"])
-    tokens = image.reshape(b, c, h * w).swapaxes(1, 2)  # (B, N, C): a view of what was made so
-    out = np.empty((b, brushes.shape[1], 4 * h, 4 * w), np.float32)
-
-    def task(item: tuple[int, slice]) -> None:
-        i, rows = item
-        x = np.ascontiguousarray(tokens[i, rows])
-        y = threads.workspace("coarse", len(x), coarse.shape[1])
-        multiply(x, False, coarse, y)
-        y = y.reshape(-1, middle)  # (4 * tile, C/4)
-        # longer rows than needed: at distances of 4096 bytes they would evict one another
-        turned = threads.workspace("turned", middle, len(y) + -len(y) % LANES + LANES)
-        norm_gelu(y, *first, np.float32(1e-6), turned)
-        z = threads.workspace("fine", len(fine), turned.shape[1])
-        multiply(fine, False, turned, z)
-        paint(z.reshape(4, -1, turned.shape[1]), last, brushes[i], rows.start, len(x), w, out[i])
-
-    threads.parallel(task, [(i, rows) for i in range(b) for rows in tiles(h * w)])
-    return out
-
-
-@kernel(fastmath=FASTMATH | {"reassoc"})
-def norm_gelu(x: Any, before: Any, weight: Any, bias: Any, eps: Any, out: Any) -> None:
-    """``gelu(layer_norm(x + before))`` for x (n, C) -> out (C, n or more); x is overwritten."""
-    n, c = x.shape
-    for i in range(n):
-        row = x[i]
-        mean = np.float32(0)
-        for j in range(c):
-            row[j] += before[j]
-            mean += row[j]
-        mean /= np.float32(c)
-        variance = np.float32(0)
-        for j in range(c):
-            variance += (row[j] - mean) * (row[j] - mean)
-        scale = np.float32(1) / np.sqrt(variance / np.float32(c) + eps)
-        for j in range(c):
-            row[j] = scalars.gelu((row[j] - mean) * scale * weight[j] + bias[j])
-        for j in range(c):
-            out[j, i] = row[j]
-
-
-@kernel
-def paint(x: Any, bias: Any, brushes: Any, start: Any, tokens: Any, grid_width: Any,
-          out: Any) -> None:  # fmt: skip
-    """Finish the upscaled pixels of a tile and mix their channels into masks.
-
-    Parameters
-    ----------
-    x : (4, C/8, 4 * tokens or more) float32
-        By place in the 2 x 2 pixels of the second upscaling; last axis: token, then place in the
-        2 x 2 of the first. Overwritten.
-    bias : (C/8,) float32
-    brushes : (M, C/8) float32
-        How much of each channel each mask takes.
-    start, tokens : int
-        The tile's first token in the grid, and how many it has.
-    grid_width : int
-    out : (M, 4 * H, 4 * W) float32
-    """
-    channels, pixels = x.shape[1], 4 * tokens
-    mixed = np.empty(pixels, np.float32)
-    for place in range(4):
-        for c in range(channels):
-            row = x[place, c]
-            b = bias[c]
-            for i in range(pixels):
-                row[i] = scalars.gelu(row[i] + b)
-        for m in range(len(brushes)):
-            for i in range(pixels):
-                mixed[i] = 0
-            for c in range(channels):
-                row, amount = x[place, c], brushes[m, c]
-                for i in range(pixels):
-                    mixed[i] += amount * row[i]
-            for i in range(pixels):
-                y, x_ = divmod(start + i // 4, grid_width)
-                y = 4 * y + 2 * (i % 4 // 2) + place // 2
-                out[m, y, 4 * x_ + 2 * (i % 2) + place % 2] = mixed[i]

@@ -20,6 +20,7 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from .. import threads
@@ -130,6 +131,8 @@ def _tile(typing: Any, rows: Any, vectors: Any, a: Any, a_at: Any, a_row: Any, a
           b_at: Any, b_step: Any, out: Any, out_at: Any, out_row: Any, depth: Any, add: Any,
           ) -> Any:  # fmt: skip
     """`product` of `rows` rows and ``vectors * LANES`` columns, both literal."""
+    if any(array.layout != "C" for array in (a, b, out)):
+        raise TypingError("a matrix product needs arrays in C order")
     signature = types.void(rows, vectors, a, *[types.int64] * 3, b, *[types.int64] * 2, out,
                            *[types.int64] * 3, types.boolean)  # fmt: skip
     return signature, _Tile(rows.literal_value, vectors.literal_value).build

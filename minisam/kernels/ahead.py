@@ -1,0 +1,164 @@
+"""What the decoder can work out of a photo before its first prompt: see `minisam.kernels.implied`.
+
+The image's tokens lie along the last axis, cut into tiles that fit the cache. A tile is wider than
+the tokens in it: rows 2048 bytes apart would evict one another. What is multiplied head by head
+lies in panels, (heads, panels, d * PANEL): in the order in which it is read, because all of `Ahead`
+takes some 40 MB and comes from memory for every prompt.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import threads
+from .compiled import vector
+from .decoder import tiles
+from .matmul import LANES, PANEL
+
+Array = np.ndarray
+
+
+class Asked(NamedTuple):
+    """The image as one attention projects it, to be compared with tokens: keys or queries."""
+
+    weight: Array  # (heads * d, C): the projection, and the norm's weight before it
+    moving: Array  # (tiles, panels): of x
+    still: Array  # (tiles, panels): of what no prompt moves, position and biases
+
+
+class Block(NamedTuple):
+    """What is known in advance of one block: the image hears, is normed, and is asked again."""
+
+    tells: Asked
+    constants: Array  # (blocks - 1, C): rows that nobody says: the biases of earlier blocks
+    bases: Array  # (blocks so far, heads * d, C): values of a statement @ these make its rows
+    squares: Array  # (tiles, width): x . x
+    known: Array  # (tiles, blocks - 1, width): x . constants
+    overlaps: Array  # (tiles, blocks so far, panels): x . bases
+    weight: Array  # (C,) of the norm
+    bias: Array
+    asks: Asked
+    values: Array  # (tiles, heads * d, width): x as the question's values
+    values_bias: Array  # (heads * d,)
+    asking: dict  # the tensors of the attention that asks
+
+
+class Ahead(NamedTuple):
+    """All of a photo that can be worked out before its first prompt."""
+
+    x: Array  # (N, C) of the last block
+    heads: int
+    tiles: list[slice]
+    first: tuple[Array, Array]  # of the first attention: keys in panels, values as in a `Block`
+    blocks: list[Block]
+    drawn: Array  # (tiles, O, width): x through the first transposed convolution
+    drawn_constants: Array  # (blocks - 1, O)
+    drawn_bases: Array  # (blocks, heads * d, O)
+    drawn_bias: Array  # (O,)
+
+    def pays(self, tokens: int) -> bool:
+        """Tell whether forming the image would take longer: it does while prompts are short."""
+        return self.heads * tokens <= self.blocks[0].bases.shape[1]
+
+
+def look_ahead(image: Array, image_position: Array, p: dict, *, heads: int) -> Ahead | None:
+    """Twin of `minisam.mask_decoder.look_ahead`."""
+    if len(image) != 1:
+        return None
+    layers = p["transformer"]["layers"]
+    askers = [layer["cross_attn_token_to_image"] for layer in layers]
+    askers.append(p["transformer"]["final_attn_token_to_image"])
+    cut = tiles(image.shape[1])
+    panels = -(-cut[0].stop // PANEL)
+    width = panels * PANEL + LANES
+    c = image.shape[2]
+    inner = len(askers[0]["k_proj"]["weight"])
+    wide = flat_weight(p["output_upscaling"][0]["weight"])
+
+    def room(*rows: int) -> Array:
+        return np.empty((len(cut), *rows, width), np.float32)
+
+    def by_panel(*lead: int) -> Array:
+        return np.empty((len(cut), *lead, heads, panels, inner // heads * PANEL), np.float32)
+
+    blocks = []
+    weight, bias = np.ones(c, np.float32), np.zeros(c, np.float32)  # before the first norm
+    constants, bases = np.zeros((len(layers) - 1, c), np.float32), np.zeros((0, inner, c))
+    for i, (layer, asking) in enumerate(zip(layers, askers[1:], strict=True)):
+        hears = layer["cross_attn_image_to_token"]
+        tells = Asked(hears["q_proj"]["weight"] * weight, by_panel(), by_panel())
+        constants = _centred(constants * weight)
+        if i:
+            constants[i - 1] = _centred(bias + hears["out_proj"]["bias"])
+        bases = np.concatenate([bases * weight, hears["out_proj"]["weight"].T[None]])
+        bases = _centred(bases.astype(np.float32))
+        weight, bias = vector(layer["norm4"]["weight"]), vector(layer["norm4"]["bias"])
+        values = asking["v_proj"]
+        blocks.append(Block(
+            tells, constants, bases, squares=room(), known=room(len(constants)),
+            overlaps=by_panel(len(bases)), weight=weight, bias=bias,
+            asks=Asked(asking["k_proj"]["weight"] * weight, by_panel(), by_panel()),
+            values=room(inner), values_bias=values["weight"] @ bias + values["bias"],
+            asking=asking,
+        ))  # fmt: skip
+    scaled_wide = wide * weight
+    ahead = Ahead(
+        np.empty((image.shape[1], c), np.float32), heads, cut, (by_panel(), room(inner)), blocks,
+        drawn=room(len(wide)), drawn_constants=constants @ scaled_wide.T,
+        drawn_bases=bases @ scaled_wide.T, drawn_bias=wide @ bias,
+    )  # fmt: skip
+
+    def task(tile: int) -> None:
+        rows = cut[tile]
+        x, position = np.zeros((2, c, width), np.float32)
+        x[:, : rows.stop - rows.start] = image[0, rows].T
+        position[:, : rows.stop - rows.start] = image_position[rows].T
+        still = x + position
+        _lay(_project(askers[0]["k_proj"], still), ahead.first[0][tile])
+        ahead.first[1][tile] = _project(askers[0]["v_proj"], x)
+        for i, (layer, block) in enumerate(zip(layers, blocks, strict=True)):
+            hears = layer["cross_attn_image_to_token"]
+            _lay(block.tells.weight @ x, block.tells.moving[tile])
+            _lay(_project(hears["q_proj"], still), block.tells.still[tile])
+            if i:
+                x *= blocks[i - 1].weight[:, None]
+            else:
+                x += hears["out_proj"]["bias"][:, None]
+            x -= x.mean(axis=0)
+            np.einsum("cn,cn->n", x, x, out=block.squares[tile])
+            np.matmul(block.constants, x, out=block.known[tile])
+            for base, overlaps in zip(block.bases, block.overlaps[tile], strict=True):
+                _lay(base @ x, overlaps)
+            still = position + layer["norm4"]["bias"][:, None]
+            _lay(block.asks.weight @ x, block.asks.moving[tile])
+            _lay(block.asking["k_proj"]["weight"] @ still, block.asks.still[tile])
+            np.matmul(block.asking["v_proj"]["weight"] * block.weight, x, out=block.values[tile])
+        ahead.x[rows] = x[:, : rows.stop - rows.start].T
+        np.matmul(scaled_wide, x, out=ahead.drawn[tile])
+
+    threads.parallel(task, range(len(cut)))
+    return ahead
+
+
+def _centred(x: Array) -> Array:
+    return x - x.mean(axis=-1, keepdims=True)
+
+
+def _project(p: dict, x: Array) -> Array:
+    """x (C, n) -> (n_out, n)"""
+    return p["weight"] @ x + p["bias"][:, None]
+
+
+def _lay(x: Array, out: Array) -> None:
+    """Copy x (heads * d, width) into panels, (heads, panels, d * PANEL)."""
+    heads, panels, size = out.shape
+    d = size // PANEL
+    x = x.reshape(heads, d, -1)[..., : panels * PANEL].reshape(heads, d, panels, PANEL)
+    out.reshape(heads, panels, d, PANEL)[:] = x.swapaxes(1, 2)
+
+
+def flat_weight(weight: Array) -> Array:
+    """A transposed convolution of 2x2 (C, O, 2, 2) as a matrix (2*2*O, C)."""
+    return np.ascontiguousarray(weight.transpose(2, 3, 1, 0)).reshape(-1, len(weight))

@@ -1,0 +1,363 @@
+"""The decoder's fast path for a photo that gets several prompts: its image is never formed.
+
+All that a block does to the 4096 tokens of the image is to add what they hear, a product
+``shares @ statements`` of rank ``heads * T`` (56 for a point), and to norm the sum. So after any
+block the image is
+
+    ``(scale * x + mixed @ rows) * weight + bias``
+
+with `x` (N, C) from the photo alone, `weight` and `bias` of the norm, and from the prompt one
+`scale` for every token of the image, `rows` (K, C) for all that was said, and `mixed` (N, K) for
+how much of it each token heard. A product of the image with any matrix is then a product of `x`,
+the same for every prompt, which `look_ahead` works out, and one of `mixed`, which is narrow.
+
+Nothing is approximated. Layer norm's mean is taken out of `x` and of the rows beforehand, since
+taking out a mean is linear. Its variance is the square of a sum: the square of `x`, known; of the
+rows, by their Gram matrix; and twice the product of both. Only the order of additions differs from
+the plain `minisam.two_way.two_way_transformer`, which the tests compare this with.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import threads
+from ..layers import linear
+from ..mask_decoder import Photo, own_tokens, read_tokens, to_maps
+from ..two_way import EPS
+from . import scalars
+from .ahead import Ahead
+from .compiled import FASTMATH, kernel
+from .decoder import Tally, share_out, two_way_transformer
+from .matmul import LANES, PANEL, product
+from .tokens import converse, fold, joined, scaled, split
+
+Array = np.ndarray
+
+
+def ask(photo: Photo, sparse: Array, p: dict, *, heads: int) -> tuple[Array, Array, Any]:
+    """Twin of `minisam.mask_decoder.ask`: the image it gives is `Implied`, where that pays."""
+    tokens, transformer, ahead = own_tokens(sparse, p), p["transformer"], photo.ahead
+    with threads.one_blas_thread():
+        if isinstance(ahead, Ahead) and ahead.pays(tokens.shape[1]):
+            implied = Implied(ahead, photo.grid, *tokens.shape[:2])
+            return *read_tokens(converse(implied, tokens, transformer, heads), p), implied
+        tokens, image = two_way_transformer(
+            photo.image, photo.position, tokens, transformer, heads=heads
+        )
+        return *read_tokens(tokens, p), to_maps(image, photo.grid)
+
+
+class Implied:
+    """The image of B prompts, never formed: an `Image` of `minisam.kernels.tokens`.
+
+    ``np.asarray`` forms it after all, (B, C, H, W). Indexed by prompts it gives those prompts'.
+    """
+
+    def __init__(self, ahead: Ahead, grid: tuple[int, int], prompts: int, tokens: int) -> None:
+        self.ahead, self.grid = ahead, grid
+        self.which = np.arange(prompts)
+        self.said: list[Array] = []  # values (B, heads, T, d) of the statement of every block
+        self.rows = np.empty((prompts, 0, 0), np.float32)  # (B, K, C): what they come to
+        blocks, width = len(ahead.blocks), ahead.first[1].shape[-1]
+        most = blocks - 1 + ahead.heads * tokens * blocks
+        self.mixed = np.empty((prompts, len(ahead.tiles), most, width), np.float32)
+        self.scale = np.ones((prompts, len(ahead.tiles), width), np.float32)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, C, H, W)"""
+        return (len(self.which), self.ahead.x.shape[1], *self.grid)
+
+    def __getitem__(self, prompts: Any) -> Implied:
+        some = copy.copy(self)
+        some.which = self.which[prompts]
+        return some
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        out = np.empty(self.shape, np.float32)
+        maps = out.reshape(*self.shape[:2], -1)
+        last = self.ahead.blocks[-1]
+        for i, prompt in enumerate(self.which):
+            for tile, some in enumerate(self.ahead.tiles):
+                n = some.stop - some.start
+                y = self.rows[prompt].T @ self.mixed[prompt, tile, :, :n]
+                y += self.scale[prompt, tile, :n] * self.ahead.x[some].T
+                maps[i, :, some] = y * last.weight[:, None] + last.bias[:, None]
+        return out
+
+    def _said_as(self, constants: Array, bases: Array) -> Array:
+        """Rows (B, K, width of the bases): the constants, then those of each statement."""
+        b, said = len(self.mixed), [fold(v, w) for v, w in zip(self.said, bases, strict=True)]
+        return np.concatenate([np.broadcast_to(constants, (b, *constants.shape)), *said], axis=1)
+
+    def _sweep(self, task: Callable[[int, int, int], None]) -> None:
+        """Call task(prompt, tile, tokens of the tile rounded up to whole vectors) for all."""
+        tiles = [(j, some.stop - some.start) for j, some in enumerate(self.ahead.tiles)]
+        prompts = range(len(self.mixed))  # tile after tile: what is known of it stays in the cache
+        items = [(i, j, n + -n % LANES) for j, n in tiles for i in prompts]
+        threads.parallel(lambda item: task(*item), items)
+
+    # ------------------------------------------------------------------ how tokens and image talk
+
+    def ask(self, queries: Array, p: dict) -> Array:
+        """Put a question to the image as it was given."""
+        q = _by_head(queries, p["q_proj"], self.ahead.heads)
+        b, heads, t, d = q.shape
+        keys, values = self.ahead.first
+        tally = Tally(b, len(self.ahead.tiles), heads * t, d)
+        nothing = np.zeros((heads * t, 0), np.float32)  # has been said
+
+        def task(i: int, tile: int, n: int) -> None:
+            scratch = _scratch(heads * t, values.shape[-1], 0)
+            look(q[i], keys[tile], keys[tile], values[tile], nothing, self.mixed[i, tile],
+                 self.scale[i, tile], self._count(tile), n, *scratch,
+                 tally.peaks[i, tile], tally.weights[i, tile], tally.sums[i, tile])  # fmt: skip
+
+        self._sweep(task)
+        return linear(joined(tally.total().reshape(q.shape)), **p["out_proj"])
+
+    def tell_and_ask(self, keys: Array, values: Array, layer: dict, queries: Array,
+                     p: dict) -> Array:  # fmt: skip
+        """Let the image hear a statement, and put a question to the new one."""
+        block, heads = self.ahead.blocks[len(self.said)], self.ahead.heads
+        hears = layer["cross_attn_image_to_token"]
+        k, q = _by_head(keys, hears["k_proj"], heads), _by_head(queries, p["q_proj"], heads)
+        b, _, t, d = q.shape
+        telling = fold(k, block.tells.weight) @ self.rows.swapaxes(1, 2) if self.said else (
+            np.zeros((b, heads * t, 0), np.float32))  # fmt: skip
+        self.said.append(split(linear(values, **hears["v_proj"]), heads))
+        said = np.ascontiguousarray(np.stack(self.said, axis=1))
+        self.rows = self._said_as(block.constants, block.bases)
+        gram = self.rows @ self.rows.swapaxes(1, 2)
+        gram[:, -heads * t :, : -heads * t] *= 2  # so that the upper right part is not needed
+        asking = fold(q, block.asks.weight) @ self.rows.swapaxes(1, 2)
+        _, rows, c = self.rows.shape
+        padded = rows + -rows % LANES
+        tally = Tally(b, len(self.ahead.tiles), heads * t, d + padded)
+
+        def task(i: int, tile: int, n: int) -> None:
+            mixed, scale = self.mixed[i, tile], self.scale[i, tile]
+            products = threads.workspace("products", *mixed.shape)
+            hear(k[i], said[i], block.tells.moving[tile], block.tells.still[tile], telling[i],
+                 gram[i], block.squares[tile], block.known[tile], block.overlaps[tile],
+                 np.float32(1 / c), np.float32(EPS), n, mixed, scale, products)  # fmt: skip
+            look(q[i], block.asks.moving[tile], block.asks.still[tile], block.values[tile],
+                 asking[i], mixed, scale, self._count(tile), n,
+                 *_scratch(heads * t, mixed.shape[1], padded),
+                 tally.peaks[i, tile], tally.weights[i, tile], tally.sums[i, tile])  # fmt: skip
+
+        self._sweep(task)
+        sums = tally.total()
+        heard = (sums[..., d : d + rows] @ self.rows * block.weight).reshape(b, heads, t, c)
+        heard = heard @ p["v_proj"]["weight"].reshape(heads, d, c).swapaxes(1, 2)
+        heard += sums[..., :d].reshape(heard.shape)
+        return linear(joined(heard) + block.values_bias, **p["out_proj"])
+
+    def _count(self, tile: int) -> int:
+        some = self.ahead.tiles[tile]
+        return some.stop - some.start
+
+    # ------------------------------------------------------------------ drawing
+
+    def drawn_rows(self) -> Array:
+        """What was said, through the first transposed convolution: (B, O, K)."""
+        rows = self._said_as(self.ahead.drawn_constants, self.ahead.drawn_bases)
+        return np.ascontiguousarray(rows[self.which].swapaxes(1, 2))
+
+    def tile(self, prompt: int, tile: int) -> tuple[Array, Array, Array]:
+        """What a tile is drawn from: mixed (K, width), scale (width,), `Ahead.drawn` (O, width)."""
+        i = self.which[prompt]
+        return self.mixed[i, tile], self.scale[i, tile], self.ahead.drawn[tile]
+
+
+def _by_head(x: Array, p: dict, heads: int) -> Array:
+    """Project tokens (B, T, C) for the scores: (B, heads, T, d)."""
+    return np.ascontiguousarray(scaled(x, p, heads))
+
+
+def _scratch(columns: int, width: int, rows: int) -> tuple[Array, Array]:
+    """For `look`: scores, and what was mixed, token by token."""
+    return (
+        threads.workspace("scores", columns, width),
+        threads.workspace("turned", width, rows),
+    )
+
+
+@kernel
+def per_head(x: Any, image: Any, n: Any, add: Any, out: Any, at: Any) -> None:
+    """Each head of x (heads, T, d) times its panels of the image -> out[at:].
+
+    image : (heads, panels, d * PANEL)
+    out : (at + heads * T or more, width); of the width the first n are done.
+    """
+    heads, t, d = x.shape
+    panels, size = image.shape[1:]
+    width = out.shape[1]
+    for h in range(heads):
+        for j in range(0, n, PANEL):
+            product(x, h * t * d, d, 1, image, (h * panels + j // PANEL) * size, PANEL,
+                    out, (at + h * t) * width + j, width, t, min(PANEL, n - j), d, add)  # fmt: skip
+
+
+@kernel
+def score(x: Any, moving: Any, still: Any, mix: Any, mixed: Any, scale: Any, n: Any, out: Any,
+          at: Any) -> None:  # fmt: skip
+    """Compare tokens with the image: ``x . (scale * moving + still) + mix @ mixed`` -> out[at:].
+
+    x (heads, T, d); moving, still in panels; mix (heads * T, K) with K 0 where nothing has
+    been said, and then nothing moves; mixed (K or more, width); scale (width,).
+    """
+    rows, depth = mix.shape
+    width = mixed.shape[1]
+    if depth > 0:
+        per_head(x, moving, n, False, out, at)
+        for i in range(at, at + rows):
+            for j in range(n):
+                out[i, j] *= scale[j]
+        product(mix, 0, depth, 1, mixed, 0, width, out, at * width, width, rows, n, depth, True)
+    per_head(x, still, n, depth > 0, out, at)
+
+
+@kernel
+def hear(keys: Any, said: Any, moving: Any, still: Any, mix: Any, gram: Any, squares: Any,
+         known: Any, overlaps: Any, share: Any, eps: Any, n: Any, mixed: Any, scale: Any,
+         products: Any) -> None:  # fmt: skip
+    """Let a tile of the image hear the newest statement, and norm it.
+
+    Parameters
+    ----------
+    keys : (heads, T, d) float32
+        Of the statement; moving, still, mix are for `score`.
+    said : (blocks so far, heads, T, d)
+        Values of this and the earlier statements.
+    gram : (K, K)
+        Of all rows; the new ones come last, and theirs with the old ones doubled.
+    squares, known, overlaps : (width,), (constants, width), (blocks so far, panels)
+        See `Block`.
+    share, eps : float32
+        ``1 / C``; of the norm.
+    n : int
+    mixed : (K or more, width)
+        Gets the shares of the new rows, and all are scaled by the norm.
+    scale : (width,)
+        Likewise.
+    products : (K or more, width)
+        Scratch.
+    """
+    blocks, heads, t, _ = said.shape
+    constants, width = known.shape
+    total = len(gram)
+    new = total - heads * t
+    score(keys, moving, still, mix, mixed, scale, n, mixed, new)
+    share_out(mixed, new, heads, t, n)
+    # the bias of the last norm, unscaled; the rows of constants to come are zeros so far
+    for i in range(max(blocks - 2, 0), constants):
+        for j in range(n):
+            mixed[i, j] = 1
+    # |scale * x + mixed @ rows|^2 = scale^2 |x|^2 + mixed . (2 scale rows @ x + gram @ mixed)
+    for i in range(constants):
+        for j in range(n):
+            products[i, j] = known[i, j]
+    for block in range(blocks):
+        per_head(said[block], overlaps[block], n, False, products, constants + block * heads * t)
+    for i in range(total):
+        for j in range(n):
+            products[i, j] *= np.float32(2) * scale[j]
+    product(gram, 0, total, 1, mixed, 0, width, products, 0, width, new, n, new, True)
+    product(gram, new * total, total, 1, mixed, 0, width, products, new * width, width,
+            heads * t, n, total, True)  # fmt: skip
+    square = np.empty(n, np.float32)
+    for j in range(n):
+        square[j] = scale[j] * scale[j] * squares[j]
+    for i in range(total):
+        for j in range(n):
+            square[j] += mixed[i, j] * products[i, j]
+    for j in range(n):
+        square[j] = np.float32(1) / np.sqrt(max(square[j], np.float32(0)) * share + eps)
+        scale[j] *= square[j]
+    for i in range(total):
+        for j in range(n):
+            mixed[i, j] *= square[j]
+
+
+@kernel
+def look(x: Any, moving: Any, still: Any, values: Any, mix: Any, mixed: Any, scale: Any,
+         count: Any, n: Any, scores: Any, turned: Any, peak: Any, total: Any,
+         sums: Any) -> None:  # fmt: skip
+    """Let tokens x (heads, T, d) look at a tile of the image: its part of a softmax over all.
+
+    Parameters
+    ----------
+    x, moving, still, mix, mixed, scale, n
+        See `score`.
+    values : (heads * d, width) float32
+    count : int
+        Tokens of the image in the tile; n is this rounded up.
+    scores, turned : (heads * T, width), (n or more, K rounded up)
+        Scratch.
+    peak, total : (heads * T,)
+        Largest score, and sum of the exponentials.
+    sums : (heads * T, d + K rounded up)
+        By these exponentials: sums of ``scale * values``, then of what was mixed.
+    """
+    rows, depth = mix.shape
+    _, _, d = x.shape
+    score(x, moving, still, mix, mixed, scale, n, scores, 0)
+    exponentials(scores, rows, count, n, peak)
+    sum_values(scores, scale, values, x.shape[1], n, total, sums, d)
+    if depth > 0:
+        padded = turned.shape[1]
+        for j in range(n):
+            for i in range(depth):
+                turned[j, i] = mixed[i, j]
+            for i in range(depth, padded):
+                turned[j, i] = 0
+        product(scores, 0, scores.shape[1], 1, turned, 0, padded, sums, d, d + padded, rows, padded,
+                n, False)  # fmt: skip
+
+
+@kernel
+def exponentials(scores: Any, rows: Any, count: Any, n: Any, peak: Any) -> None:
+    """Turn the first `count` scores of every row to exponentials, the others up to n to zeros."""
+    part = np.empty(64, np.float32)  # partial maxima: one maximum after the other is slow
+    whole = count - count % 64
+    for i in range(rows):
+        row = scores[i]
+        for k in range(64):
+            part[k] = row[0]
+        for j in range(0, whole, 64):
+            for k in range(64):
+                part[k] = max(part[k], row[j + k])
+        top = row[0]
+        for k in range(64):
+            top = max(top, part[k])
+        for j in range(whole, count):
+            top = max(top, row[j])
+        peak[i] = top
+        for j in range(count):
+            row[j] = scalars.exp2(row[j] - top)
+        for j in range(count, n):
+            row[j] = 0
+
+
+@kernel(fastmath=FASTMATH | {"reassoc"})
+def sum_values(weights: Any, scale: Any, values: Any, t: Any, n: Any, total: Any, sums: Any,
+               d: Any) -> None:  # fmt: skip
+    """Sums of the weights of every row, and of ``scale * values``, each head its own, by them."""
+    scaled_weights = np.empty(n, np.float32)
+    for i in range(len(total)):
+        row, everything = weights[i], np.float32(0)
+        for j in range(n):
+            everything += row[j]
+            scaled_weights[j] = row[j] * scale[j]
+        total[i] = everything
+        for k in range(d):
+            column, mean = values[i // t * d + k], np.float32(0)
+            for j in range(n):
+                mean += scaled_weights[j] * column[j]
+            sums[i, k] = mean
