@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numba
@@ -27,11 +29,23 @@ with plain():
     EXPECTED = f"{gelu(np.linspace(-3, 3, 1000, dtype=np.float32)).sum():.3f}\n"
 
 
-def call(cache: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
-    env.update(MINISAM_CACHE=str(cache), PYTHONPATH=str(ROOT), **environment)
-    done = subprocess.run([sys.executable, "-c", CALL], env=env, capture_output=True, text=True,
-                          timeout=120)  # fmt: skip
+PLACES = ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME")
+NO_HOME = """
+import pwd
+def nobody(uid):
+    raise KeyError(uid)
+pwd.getpwuid = nobody
+"""
+DAY = 86400
+
+
+def call(
+    cache: Path | None, before: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if k not in PLACES}
+    env.update(MINISAM_CACHE=str(cache or ""), PYTHONPATH=str(ROOT), **environment)
+    done = subprocess.run([sys.executable, "-c", before + CALL], env=env, capture_output=True,
+                          text=True, timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == EXPECTED
     return done
@@ -86,6 +100,45 @@ def test_nothing_is_written_into_the_package(tmp_path: Path) -> None:
 def test_a_cache_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     call(tmp_path / "file" / "cache", NUMBA_CACHE_LOCATOR_CLASSES="UserProvidedCacheLocator")
+
+
+def test_a_user_without_a_home() -> None:
+    pytest.importorskip("pwd", reason="needs a system whose users are in a list")
+    assert "no folder to keep them in: set MINISAM_CACHE" in call(None, NO_HOME).stderr
+
+
+def folders_of_versions(parent: Path) -> tuple[Path, Path]:
+    """One that was not used for 31 days, one that was 29 days ago."""
+    old, young = parent / "0123456789ab", parent / "ba9876543210"
+    for folder, days in ((old, 31), (young, 29)):
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "gelu.nbi").write_text("")
+        os.utime(folder, (time.time() - days * DAY,) * 2)
+    return old, young
+
+
+def test_versions_that_nobody_uses_are_removed(tmp_path: Path) -> None:
+    old, young = folders_of_versions(tmp_path / "kernels")
+    users = tmp_path / "kernels" / "not-a-version"
+    users.mkdir()
+    os.utime(users, (0, 0))
+    call(tmp_path)  # makes its folder
+    ours = tmp_path / "kernels" / compiled._version()
+    os.utime(ours, (0, 0))
+    call(tmp_path)
+    assert not old.exists() and young.exists() and users.exists()
+    assert time.time() - ours.stat().st_mtime < DAY, "is in use, and must not be the next to go"
+    assert kept(ours)
+
+
+def test_a_read_only_cache_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    old, young = folders_of_versions(tmp_path)
+    monkeypatch.setattr(os, "utime", refuse)
+    assert compiled._used.__wrapped__(young) == young
+    assert old.exists()
 
 
 def test_numbas_own_settings_are_left_alone(tmp_path: Path) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
+import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +48,24 @@ def _cache_for(function: Callable[..., None]) -> Any:
     """Numba's cache for a function: where NUMBA_CACHE_DIR says, else among minisam's own caches."""
     settings: Any = numba.config
     chosen = settings.CACHE_DIR
-    settings.CACHE_DIR = chosen or str(cache_dir() / "kernels" / _version())
     try:
+        settings.CACHE_DIR = chosen or str(_used(cache_dir() / "kernels" / _version()))
         return _Cache(function)
-    except RuntimeError:  # no folder can be written: compile in every run
+    except RuntimeError:  # no home, or no folder can be written: compile in every run
         return _NoCache()
     finally:
         settings.CACHE_DIR = chosen
+
+
+@functools.cache
+def _used(folder: Path) -> Path:
+    """Date a folder of kernels today, and remove those of versions not used for 30 days."""
+    with suppress(OSError):  # not there yet, read-only, or another process is at it
+        os.utime(folder)
+        for other in folder.parent.glob("[0-9a-f]" * 12):
+            if other.stat().st_mtime < time.time() - 30 * 86400:
+                shutil.rmtree(other, ignore_errors=True)
+    return folder
 
 
 @functools.cache
