@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +42,25 @@ def test_an_engine_that_is_missing_is_left_out(
     with pytest.raises(SystemExit):
         bench.parse(["--engines", "TensorFlow"])
     assert "invalid choice" in capsys.readouterr().err
+
+
+def test_a_worker_that_died_is_named(tmp_path: Path) -> None:
+    worker = bench.Worker("minisam", tmp_path / "nothing", 1)
+    worker.process.wait(timeout=60)
+    with pytest.raises(RuntimeError, match="process of minisam ended early"):
+        worker.ask("encoder")
+    worker.close()
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.many_photos", "--photos", "1"], cwd=bench.ROOT,
+        stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=120)  # fmt: skip
+    os.close(theirs)
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    assert done.returncode == 141
 
 
 @pytest.mark.parametrize("model", ["vit_b", "vit_l", "vit_h"])

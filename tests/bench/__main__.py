@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from minisam.cli.streams import printing
 from minisam.threads import physical_cores
 
 from . import processes
@@ -55,20 +56,27 @@ class Worker:
 
     def ask(self, step: str) -> Any:
         assert self.process.stdin
-        print(step, file=self.process.stdin, flush=True)
+        try:
+            print(step, file=self.process.stdin, flush=True)
+        except BrokenPipeError:  # of the worker, not of whoever reads the tables
+            raise self._ended_early() from None
         return self._answer()
 
     def _answer(self) -> Any:
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the process of {self.name} ended early; see its message above")
+            raise self._ended_early()
         return json.loads(line)
+
+    def _ended_early(self) -> RuntimeError:
+        return RuntimeError(f"the process of {self.name} ended early; see its message above")
 
     def close(self) -> None:
         self.process.communicate()
 
 
+@printing()
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark and print its tables."""
     args = parse(arguments)

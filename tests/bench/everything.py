@@ -29,6 +29,7 @@ import numpy as np
 from PIL import Image
 
 import minisam
+from minisam.cli.streams import printing
 from minisam.model import Sam
 from minisam.threads import physical_cores
 from tests.recipe import VIT_B, recipe_sam
@@ -98,6 +99,7 @@ def answer(task: str) -> None:
     print(json.dumps({**found, "peak": peak_memory()}))
 
 
+@printing()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from minisam import batch
+from minisam.cli.streams import printing
 from minisam.jobs import Found, Job, Task, name_tasks
 from minisam.journal import Journal
 from tests.recipe import TINY, recipe_sam
@@ -28,6 +29,7 @@ def resident_megabytes() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+@printing()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=int, default=1000)
