@@ -107,7 +107,7 @@ def look_ahead(image: Array, image_position: Array, p: dict, *, heads: int) -> A
 
 
 @hot
-def ask(photo: Photo, sparse: Array, p: dict, *, heads: int) -> tuple[Array, Array, Array]:
+def ask(photo: Photo, sparse: Array, p: dict, *, heads: int) -> tuple[Array, Array, Any]:
     """Run B prompts on a prepared photo.
 
     Parameters
@@ -155,13 +155,14 @@ def to_maps(x: Array, grid: tuple[int, int]) -> Array:
 
 
 @hot
-def draw_masks(mask_tokens: Array, image: Array, p: dict, keep: slice = slice(None)) -> Array:
+def draw_masks(mask_tokens: Array, image: Any, p: dict, keep: slice = slice(None)) -> Array:
     """Turn mask tokens into pictures: each becomes the weights of a 1x1 convolution.
 
     Parameters
     ----------
     mask_tokens : (B, M, C) float32
     image : (B, C, H, W) float32
+        Or what `ask` gives in its place.
     p : dict
     keep : slice
         Which of the M masks to draw; the others cost nothing.

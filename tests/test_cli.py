@@ -374,6 +374,7 @@ import os, signal, sys
 import minisam.predictor
 from minisam.__main__ import main
 number = int(sys.argv.pop())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where tests run in a background
 def encoder(*_):
     os.kill(os.getpid(), number)
     signal.pause()

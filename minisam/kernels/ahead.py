@@ -8,7 +8,7 @@ takes some 40 MB and comes from memory for every prompt.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class Ahead(NamedTuple):
         return self.heads * tokens <= self.blocks[0].bases.shape[1]
 
 
-def look_ahead(image: Array, image_position: Array, p: dict, *, heads: int) -> Ahead | None:
+def look_ahead(image: Array, image_position: Array, p: dict, *, heads: int) -> Any:
     """Twin of `minisam.mask_decoder.look_ahead`."""
     if len(image) != 1:
         return None

@@ -18,8 +18,7 @@ from .matmul import LANES, product
 Array = np.ndarray
 
 
-def draw_masks(mask_tokens: Array, image: Array | Implied, p: dict,
-               keep: slice = slice(None)) -> Array:  # fmt: skip
+def draw_masks(mask_tokens: Array, image: Any, p: dict, keep: slice = slice(None)) -> Array:
     """Twin of `minisam.mask_decoder.draw_masks`.
 
     A pixel of a mask comes from one image token alone, so upscaling goes tile by tile. The tokens
