@@ -26,6 +26,7 @@ from .mask_decoder import draw_masks, mask_slice
 from .model import Sam
 from .photos import read_photo
 from .predictor import SamPredictor
+from .progress import counted
 from .regions import remove_small_regions
 
 Array = np.ndarray
@@ -85,11 +86,11 @@ class Report:
             "duplicates once small regions were gone": self.small,
         }
         dropped = [f"{count} {reason}" for reason, count in reasons.items() if count]
-        text = f"{self.points} points, {self.candidates} candidates"
-        return f"{text} - {' - '.join(dropped)} = {self.masks} masks" if dropped else text
+        text = f"{counted(self.points, 'point')}, {counted(self.candidates, 'candidate')}"
+        return f"{text} - {' - '.join(dropped)} = {counted(self.masks, 'mask')}" if dropped else text
 
     def advice(self) -> str:
-        """What to change when nothing is left; empty when there are masks."""
+        """Which argument to change when nothing is left; empty when there are masks."""
         if self.masks:
             return ""
         if self.low_iou == self.candidates:
@@ -99,7 +100,7 @@ class Report:
                 f"the best stability was {self.best_stability:.2f}: lower stability_score_thresh "
                 "or stability_score_offset"
             )
-        return "all masks were cut off by crops: use fewer layers"
+        return "all masks were cut off by crops: lower crop_n_layers"
 
 
 class SamAutomaticMaskGenerator:

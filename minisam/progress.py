@@ -9,6 +9,11 @@ from types import TracebackType
 BAR = 24  # characters
 
 
+def counted(count: int, thing: str) -> str:
+    """Say "1 mask", "2 masks"."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
 class Line:
     """A line on standard error; silent when that is no terminal.
 

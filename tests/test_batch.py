@@ -259,7 +259,9 @@ def test_an_empty_result_is_explained(cli: Any, folder: Path) -> None:
     ran = cli("photo.png", "--everything", "--points-per-side", 2, "--pred-iou-thresh", 5)
     assert ran.code == 0
     assert "12 candidates - 12 predicted IoU too low = 0 masks" in ran.out
-    assert "best predicted IoU" in ran.out
+    assert "best predicted IoU" in ran.out and ": lower --pred-iou-thresh)" in ran.out
+    ran = cli("photo.png", "--everything", "--points-per-side", 0)
+    assert ran.code == 2 and "--points-per-side is 0" in ran.err
 
 
 def test_a_folder_on_the_command_line(cli: Any, folder: Path) -> None:

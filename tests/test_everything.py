@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 from typing import Any
@@ -250,5 +251,15 @@ def test_nms(corners: list[tuple[int, ...]], threshold: float, seed: int) -> Non
     assert nms(boxes, scores, threshold).tolist() == slow_nms(boxes, scores, threshold)
 
 
-def test_report_of_nothing() -> None:
+def test_reports_in_words() -> None:
     assert str(Report()) == "0 points, 0 candidates"
+    one = Report(points=1, candidates=3, unstable=2)
+    assert str(one) == "1 point, 3 candidates - 2 unstable = 1 mask" and one.advice() == ""
+
+
+def test_advice_names_arguments_of_the_generator() -> None:
+    of = inspect.signature(SamAutomaticMaskGenerator).parameters
+    for report in (Report(candidates=3, low_iou=3), Report(candidates=3, low_iou=1, unstable=2),
+                   Report(candidates=3, cut_off=3)):  # fmt: skip
+        names = [word for word in report.advice().split() if "_" in word]
+        assert names and all(name in of for name in names)

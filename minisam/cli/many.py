@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MinisamError
-from ..progress import Line
+from ..progress import Line, counted
 from .streams import say
 
 if TYPE_CHECKING:
@@ -102,7 +103,10 @@ def run(args: argparse.Namespace) -> int:
         line.show(f"loading {args.model}")
         sam = load(args.model)
     settings = {name: getattr(args, name) for name in GENERATOR if getattr(args, name) is not None}
-    SamAutomaticMaskGenerator(sam, **settings)  # refuses bad ones now, not photo by photo
+    try:
+        SamAutomaticMaskGenerator(sam, **settings)  # refuses bad ones now, not photo by photo
+    except MinisamError as error:
+        raise MinisamError(_with_options(str(error))) from None
     model = str(Path(args.model).absolute()) if Path(args.model).is_file() else args.model
     job = Job(model, sam.fingerprint, args.format or ("picture",), settings)
     if alone:
@@ -183,7 +187,7 @@ def _many(args: argparse.Namespace, tasks: list[Task], job: Job, sam: Sam) -> in
                 say(f"[{counter.done}/{counter.total}] {_told(found)}")
             line.show(counter.text())
     finished = len(tasks) - len(failures)
-    say(f"{finished} of {len(tasks)} photos finished, results in {args.out}")
+    say(f"{finished} of {counted(len(tasks), 'photo')} finished, results in {args.out}")
     if failures:
         say(f"{len(failures)} failed:")
         for failure in failures:
@@ -217,13 +221,13 @@ def _duration(seconds: float) -> str:
 
 
 def _show(line: Line, what: str, report: Report) -> None:
-    line.count(what, report.points, report.of_points, f"{report.masks} masks, point")
+    line.count(what, report.points, report.of_points, f"{counted(report.masks, 'mask')}, point")
 
 
 def _told(found: Found) -> str:
     """One line about a photo."""
-    text = f"{found.task.photo}: {found.masks} masks in {found.seconds:.1f} s"
-    notes = "; ".join(filter(None, (found.note, found.advice)))
+    text = f"{found.task.photo}: {counted(found.masks, 'mask')} in {found.seconds:.1f} s"
+    notes = "; ".join(filter(None, (found.note, _with_options(found.advice))))
     return f"{text} ({notes})" if notes else text
 
 
@@ -265,6 +269,11 @@ def _expand(photos: list[str]) -> Iterator[str]:
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _with_options(text: str) -> str:
+    """Name the options, where a text for Python names the generator's arguments."""
+    return re.sub(rf"\b({'|'.join(GENERATOR)})\b", lambda name: _option(name[0]), text)
 
 
 def _formats(text: str) -> tuple[str, ...]:

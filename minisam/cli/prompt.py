@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..progress import counted
 from ..prompts import check_boxes, check_points
 
 Array = np.ndarray
@@ -41,7 +42,7 @@ class Prompt:
     def __str__(self) -> str:
         parts = []
         if self.points is not None:
-            parts.append("1 point" if len(self.points) == 1 else f"{len(self.points)} points")
+            parts.append(counted(len(self.points), "point"))
         if self.box is not None:
             parts.append("a box")
         if self.hint is not None:
