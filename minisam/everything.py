@@ -87,7 +87,8 @@ class Report:
         }
         dropped = [f"{count} {reason}" for reason, count in reasons.items() if count]
         text = f"{counted(self.points, 'point')}, {counted(self.candidates, 'candidate')}"
-        return f"{text} - {' - '.join(dropped)} = {counted(self.masks, 'mask')}" if dropped else text
+        left = counted(self.masks, "mask")
+        return f"{text} - {' - '.join(dropped)} = {left}" if dropped else text
 
     def advice(self) -> str:
         """Which argument to change when nothing is left; empty when there are masks."""
