@@ -27,7 +27,7 @@ PALETTE = 1000  # colours to choose from
 
 
 def picture(photo: str, pixels: Array, records: Records) -> Files:
-    """The photo with all masks painted on it."""
+    """The photo with all masks painted on it, and the boxes, where they were asked for."""
     boxes = [r["prompt_box"] for r in records if "prompt_box" in r]
     painted = overlay(
         pixels,
@@ -35,7 +35,7 @@ def picture(photo: str, pixels: Array, records: Records) -> Files:
         boxes=np.array(boxes) if boxes else None,
         colours=[_colour(r) for r in records],
     )
-    return {"_everything.png": _png(painted)}
+    return {"_masks.png" if boxes else "_everything.png": _png(painted)}
 
 
 def coco(photo: str, pixels: Array, records: Records) -> Files:

@@ -282,8 +282,11 @@ def test_a_folder_on_the_command_line(cli: Any, folder: Path) -> None:
 def test_prompts_on_the_command_line(cli: Any, folder: Path) -> None:
     make_photos(folder / "photos", 2)
     (folder / "boxes.csv").write_text("photos/0.png,1,2,20,20\nphotos/1.png,1,2,300,20\n")
-    ran = cli("--prompts", "boxes.csv", "--out", "results", "--format", "coco")
+    ran = cli("--prompts", "boxes.csv", "--out", "results", "--format", "coco,picture")
     assert ran.code == 1 and "1 of 2 photos finished" in ran.out
+    assert {p.name for p in (folder / "results").iterdir()} == {
+        "0_coco.json", "0_masks.png", JOURNAL
+    }  # fmt: skip
     assert json.loads((folder / "results" / "0_coco.json").read_text())["annotations"]
 
 
