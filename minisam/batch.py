@@ -135,7 +135,9 @@ def find_on_cluster(tasks: Iterable[Task], job: Job, address: str) -> Iterator[F
         import dask.bag
         import distributed
     except ImportError:
-        raise MinisamError('--dask needs the extra "dask": pip install "minisam[dask]"') from None
+        raise MinisamError(
+            "--dask needs the extra \"dask\": pip install '.[dask]' in the clone of minisam"
+        ) from None
     try:
         client = distributed.Client(address, timeout="10s", set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:

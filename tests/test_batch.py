@@ -377,4 +377,4 @@ def test_no_cluster_is_one_line(cli: Any, folder: Path) -> None:
 def test_without_the_extra(cli: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     ran = cli("photo.png", "--everything", "--out", "r", "--dask", "tcp://x:1")
-    assert ran.code == 2 and "minisam[dask]" in ran.err
+    assert ran.code == 2 and "pip install '.[dask]'" in ran.err
