@@ -16,6 +16,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core import types
 from numba.core.caching import FunctionCache
 
 from ..files import cache_dir
@@ -38,9 +39,23 @@ def kernel(function: Callable[..., None] | None = None, *, fastmath: Any = FASTM
     """
     if function is None:
         return functools.partial(kernel, fastmath=fastmath)
-    compiled: Any = numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+    compiled = _compiled(function, fastmath)
     if hasattr(compiled, "py_func"):  # not under NUMBA_DISABLE_JIT
         compiled._cache = _cache_for(function)
+    return compiled
+
+
+def part(function: Callable[..., None]) -> Any:
+    """Decorate what only kernels call: compiled with them, and not kept by itself."""
+    return _compiled(function, FASTMATH)
+
+
+def _compiled(function: Callable[..., None], fastmath: Any) -> Any:
+    compiled: Any = numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+    resolve = getattr(compiled, "get_call_template", None)
+    if resolve is not None:  # not under NUMBA_DISABLE_JIT
+        # by itself Numba compiles a function anew for every constant that a kernel calls it with
+        compiled.get_call_template = lambda args, kws: resolve(map(types.unliteral, args), kws)
     return compiled
 
 

@@ -31,9 +31,9 @@ from ..mask_decoder import Photo, own_tokens, read_tokens, to_maps
 from ..two_way import EPS
 from . import scalars
 from .ahead import Ahead
-from .compiled import FASTMATH, kernel
+from .compiled import FASTMATH, kernel, part
 from .decoder import Tally, share_out, two_way_transformer
-from .matmul import LANES, PANEL, product
+from .matmul import LANES, PANEL, product, stay_apart
 from .tokens import converse, fold, joined, scaled, split
 
 Array = np.ndarray
@@ -188,13 +188,14 @@ def _scratch(columns: int, width: int, rows: int) -> tuple[Array, Array]:
     )
 
 
-@kernel
+@part
 def per_head(x: Any, image: Any, n: Any, add: Any, out: Any, at: Any) -> None:
     """Each head of x (heads, T, d) times its panels of the image -> out[at:].
 
     image : (heads, panels, d * PANEL)
     out : (at + heads * T or more, width); of the width the first n are done.
     """
+    stay_apart()
     heads, t, d = x.shape
     panels, size = image.shape[1:]
     width = out.shape[1]
@@ -204,7 +205,7 @@ def per_head(x: Any, image: Any, n: Any, add: Any, out: Any, at: Any) -> None:
                     out, (at + h * t) * width + j, width, t, min(PANEL, n - j), d, add)  # fmt: skip
 
 
-@kernel
+@part
 def score(x: Any, moving: Any, still: Any, mix: Any, mixed: Any, scale: Any, n: Any, out: Any,
           at: Any) -> None:  # fmt: skip
     """Compare tokens with the image: ``x . (scale * moving + still) + mix @ mixed`` -> out[at:].
@@ -212,6 +213,7 @@ def score(x: Any, moving: Any, still: Any, mix: Any, mixed: Any, scale: Any, n: 
     x (heads, T, d); moving, still in panels; mix (heads * T, K) with K 0 where nothing has
     been said, and then nothing moves; mixed (K or more, width); scale (width,).
     """
+    stay_apart()
     rows, depth = mix.shape
     width = mixed.shape[1]
     if depth > 0:
@@ -321,7 +323,7 @@ def look(x: Any, moving: Any, still: Any, values: Any, mix: Any, mixed: Any, sca
                 n, False)  # fmt: skip
 
 
-@kernel
+@part
 def exponentials(scores: Any, rows: Any, count: Any, n: Any, peak: Any) -> None:
     """Turn the first `count` scores of every row to exponentials, the others up to n to zeros."""
     part = np.empty(64, np.float32)  # partial maxima: one maximum after the other is slow

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from .. import threads
-from .compiled import kernel
+from .compiled import kernel, part
 
 Array = np.ndarray
 
@@ -92,7 +92,23 @@ def linear(x: Any, panels: Any, out: Any) -> None:
                         out[i, first + j] = scratch[i, j]
 
 
-@njit(nogil=True)
+def _stay_apart(typing: Any) -> Any:
+    """Keep the function that calls this from being copied into its callers.
+
+    LLVM would do so, and spend seconds on improving every copy of `product`.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), build
+
+
+stay_apart: Any = intrinsic(_stay_apart)
+
+
+@part
 def product(a: Any, a_at: Any, a_row: Any, a_step: Any, b: Any, b_at: Any, b_step: Any, out: Any,
             out_at: Any, out_row: Any, rows: Any, columns: Any, depth: Any, add: Any,
             ) -> None:  # fmt: skip
@@ -111,6 +127,7 @@ def product(a: Any, a_at: Any, a_row: Any, a_step: Any, b: Any, b_at: Any, b_ste
         `columns` is a multiple of `LANES`.
     add : bool
     """
+    stay_apart()
     for j in range(0, columns - PANEL + 1, PANEL):
         for i in range(0, rows - ROWS + 1, ROWS):
             tile(ROWS, VECTORS, a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step,
