@@ -55,8 +55,9 @@ except SystemExit as exit:
 heavy = {"numpy", "numba", "PIL", "safetensors", "threadpoolctl"} & set(sys.modules)
 assert not heavy, heavy
 """
-    done = python("-c", code)
+    done = python("-c", code, env={"COLUMNS": "80"})
     assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
     for word in ("--point X,Y", "--mask-input FILE", "examples:", "--no-cache"):
         assert word in done.stdout
 
@@ -67,7 +68,7 @@ def test_every_example_of_the_help_is_understood() -> None:
     lines = [line.strip() for line in EXAMPLES.splitlines() if line.startswith("  minisam ")]
     assert len(lines) >= 11
     for line in lines:
-        command, *_ = line.split("   ")
+        command, *_ = line.split("  ")
         assert parse(command.split()[1:]).photos
 
 

@@ -19,17 +19,18 @@ minisam PHOTO --point X,Y [another prompt ...] [results]
 DESCRIPTION = """\
 Cut objects out of a photo: point at one, or put a box around it.
 
-The photo is encoded once and remembered, so further prompts on it take a fraction of a second."""
+The photo is encoded once and remembered, so further prompts on it take a
+fraction of a second."""
 
 EXAMPLES = """\
 examples:
-  minisam photo.jpg --point 500,375                 a click: photo_overlay.png and photo_mask.png
+  minisam photo.jpg --point 500,375                 a click: overlay and mask
   minisam photo.jpg --point 500,375 --neg 420,300   this, but not that
   minisam photo.jpg --box 75,275,1725,850           the object in a box
-  minisam photo.jpg --point 500,375 --all           every candidate mask, not only the best
-  minisam photo.jpg --box 75,275,1725,850 --cutout  the object alone, on transparent ground
-  minisam photo.jpg --point 500,375 --json          numbers and masks for another program
-  minisam photo.jpg --everything                    every object, without a prompt
+  minisam photo.jpg --point 500,375 --all           every candidate mask
+  minisam photo.jpg --box 75,275,1725,850 --cutout  the object, cut out
+  minisam photo.jpg --point 500,375 --json          for another program
+  minisam photo.jpg --everything                    every object
   minisam photos/*.jpg --everything --format coco --out results/
   minisam photos/*.jpg --prompts boxes.csv --out results/
 
@@ -37,12 +38,16 @@ refine a mask:
   minisam photo.jpg --point 500,375 --logits first.npy
   minisam photo.jpg --point 500,375 --neg 700,520 --mask-input first.npy
 
-X,Y are pixels of the photo as a viewer shows it: X from the left edge, Y from the top.
-Files that exist are kept: a new run writes photo-2_mask.png and so on, unless --force is given.
-Embeddings, fetched weights and compiled kernels are kept in your cache folder, or in MINISAM_CACHE;
-embeddings up to 1000 MB, or MINISAM_EMBEDDINGS_MB (0 for none), the least used going first.
-MINISAM_THREADS says how many cores to use; MINISAM_PLAIN=1 runs the plain NumPy.
-Exit status: 0 done, 1 some photos of many failed, 2 bad input, 130 interrupted."""
+X,Y are pixels of the photo as a viewer shows it: X from the left edge, Y from
+the top. Files that exist are kept: a new run writes photo-2_mask.png and so
+on, unless --force is given.
+
+Embeddings, fetched weights and compiled kernels are kept in your cache folder,
+or in MINISAM_CACHE; embeddings up to 1000 MB, or MINISAM_EMBEDDINGS_MB (0 for
+none), the least used going first. MINISAM_THREADS says how many cores to use;
+MINISAM_PLAIN=1 runs the plain NumPy.
+
+Exit status: 0 done, 1 some photos of many failed, 2 bad input, 130 interrupted"""
 
 # Options whose value may begin with a minus sign, which argparse would take for an option
 NUMERIC = ("--point", "--neg", "--box")
@@ -112,8 +117,8 @@ def parser() -> Parser:
     g.add_argument("--all", action="store_true", help="pictures of every mask, not only the best")
     g.add_argument("--out", metavar="PLACE",
                    help="a folder (it exists, or PLACE ends with /), the beginning of the file "
-                        "names, or a .png file when there is one picture to write; default: here, "
-                        "with the photo's name")  # fmt: skip
+                        "names, or a .png file when there is one picture to write; for several "
+                        "photos always a folder; default: here, with the photo's name")  # fmt: skip
     g.add_argument("--force", action="store_true", help="replace files that exist")
 
     many.add_arguments(p)

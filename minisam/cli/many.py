@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 FORMATS = ("picture", "coco", "png", "folder", "polygon")  # as minisam.exports has them
 GENERATOR: dict[str, tuple[type, str]] = {  # argument of SamAutomaticMaskGenerator -> type, help
     "points_per_side": (int, "ask at N x N points (default 32)"),
-    "points_per_batch": (int, "points between two steps of the progress line (default 64)"),
+    "points_per_batch": (int, "points between updates of the progress line (default 64)"),
     "pred_iou_thresh": (float, "drop masks that the model itself rates lower (default 0.88)"),
-    "stability_score_thresh": (float, "drop masks that another threshold would change (0.95)"),
-    "stability_score_offset": (float, "how far to move that threshold (default 1.0)"),
+    "stability_score_thresh": (float, "drop masks that change more with their threshold (default 0.95)"),
+    "stability_score_offset": (float, "how far that threshold is moved, up and down (default 1.0)"),
     "box_nms_thresh": (float, "boxes that overlap more are duplicates (default 0.7)"),
     "crop_n_layers": (int, "look at crops, too: 1 for 2 x 2, 2 for 4 x 4 more (default 0)"),
     "crop_nms_thresh": (float, "as --box-nms-thresh, between crops (default 0.7)"),
