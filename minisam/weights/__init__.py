@@ -49,7 +49,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
             f"the {name_or_path} weights are not on this machine; "
             f"fetch them once with: python -m minisam.weights fetch {name_or_path}"
         )
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))  # noqa: PTH111  # Path's raises for ~nobody
     if not path.exists():
         names = ", ".join([*SHIPPED, *PUBLISHED])
         raise MinisamError(f"no such weights: {path}; give {names}, a .safetensors or a .pth file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import MinisamError
 from ..files import cache_dir
 
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -21,8 +22,19 @@ class Published:
 
     @property
     def path(self) -> Path:
-        """Where the converted weights are kept: ``CACHE/weights/vit_b.safetensors``."""
-        return cache_dir() / "weights" / f"{self.name}.safetensors"
+        """Where the converted weights are kept: ``CACHE/weights/vit_b.safetensors``.
+
+        Raises
+        ------
+        MinisamError
+            There is no place for caches.
+        """
+        try:
+            return cache_dir() / "weights" / f"{self.name}.safetensors"
+        except RuntimeError:
+            raise MinisamError(
+                "there is no home folder to keep weights in: name a folder in MINISAM_CACHE"
+            ) from None
 
 
 PUBLISHED = {
