@@ -56,9 +56,53 @@ def test_list_names_what_is_here(capsys, monkeypatch, tmp_path) -> None:
     (tmp_path / "weights" / "vit_l.safetensors").write_bytes(b"x")
     status, out, _ = run(capsys, "list")
     lines = out.splitlines()
-    assert status == 0 and [line.split()[0] for line in lines] == ["vit_b", "vit_l", "vit_h"]
-    assert "375 MB" in lines[0] and lines[0].endswith("not on this machine")
-    assert lines[1].endswith("vit_l.safetensors")
+    assert status == 0
+    assert [line.split()[0] for line in lines] == ["nano", "vit_b", "vit_l", "vit_h"]
+    assert "21 MB" in lines[0] and lines[0].endswith("nano.safetensors (comes with minisam)")
+    assert "375 MB" in lines[1] and lines[1].endswith("not on this machine")
+    assert lines[2].endswith("vit_l.safetensors")
+
+
+def test_the_nano_need_not_be_fetched(capsys) -> None:
+    status, out, _ = run(capsys, "fetch", "nano")
+    assert status == 0 and out.endswith("comes with minisam: there is nothing to fetch\n")
+
+
+def test_every_command_describes_itself(capsys) -> None:
+    for command in ("list", "fetch", "convert", "show", "verify"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        usage, description, *_ = capsys.readouterr().out.split("\n\n")
+        assert usage.startswith("usage: ") and description.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "arguments are required: COMMAND (see python -m minisam.weights --help)"),
+        (["frob"], "invalid choice: 'frob'"),
+        (["show"], "required: FILE (see python -m minisam.weights show --help)"),
+        (["convert", "x.pth", "--dtype", "int8"], "invalid choice: 'int8'"),
+        (["list", "--all"], "unrecognized arguments: --all"),
+    ],
+)
+def test_usage_errors_are_one_line_and_status_2(capsys, arguments, message) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert exit.value.code == 2 and out == "" and message in err
+    assert err.startswith("minisam: error: ") and err.count("\n") == 1
+
+
+def test_no_home_folder_is_one_line(capsys, monkeypatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("MINISAM_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    status, out, err = run(capsys, "show", "vit_b")
+    assert (status, out) == (2, "") and err.count("\n") == 1 and "MINISAM_CACHE" in err
 
 
 def test_fetch_then_use(capsys, item, server) -> None:  # noqa: F811
@@ -78,6 +122,8 @@ def test_fetch_then_use(capsys, item, server) -> None:  # noqa: F811
         ),
         (["fetch", "vit_h", "--url", "nowhere"], "nowhere is no web address"),
         (["show", "none.safetensors"], "no such weights: none.safetensors"),
+        (["show", "~no-such-user/x.pth"], "no such weights: ~no-such-user/x.pth"),
+        (["verify", "nano", "missing.png"], "no such file: missing.png"),
         (["verify", "vit_h"], "python -m minisam.weights fetch vit_h"),
         (["convert", "none.pth"], "no such weights: none.pth"),
     ],

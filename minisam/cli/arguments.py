@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with 2."""
-        self.exit(2, f"minisam: error: {message} (minisam --help shows examples)\n")
+        self.exit(2, f"minisam: error: {message} (see {self.prog} --help)\n")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -6,34 +6,36 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..cli.arguments import Parser
 from ..cli.streams import printing, say
 from ..errors import MinisamError
 
+A_FILE = "a .pth or .safetensors file, or a name: nano, vit_b, ..."
 
-def parser() -> argparse.ArgumentParser:
+
+def parser() -> Parser:
     """Build the command line's parser; nothing heavy is imported for it."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="python -m minisam.weights",
         description="Checkpoints of SAM: fetch Meta's, convert any, look inside, check them.",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    commands.add_parser("list", help="the published checkpoints, and which are on this machine")
+    def add(name: str, what: str) -> Parser:
+        return commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
 
-    fetch = commands.add_parser(
-        "fetch", help="download a published checkpoint, so that --model NAME finds it"
-    )
+    add("list", "say which checkpoints have names, and which of them are on this machine")
+
+    fetch = add("fetch", "download one of Meta's checkpoints, so that --model NAME finds it")
     fetch.add_argument("name", metavar="NAME", help="vit_b, vit_l or vit_h")
     fetch.add_argument(
         "--url", help="a mirror: the file, or the folder it is in (also MINISAM_WEIGHTS_URL)"
     )
     fetch.add_argument("--force", action="store_true", help="download again")
 
-    convert = commands.add_parser(
-        "convert", help="write any SAM checkpoint as one safetensors file with Meta's names"
-    )
+    convert = add("convert", "write any SAM checkpoint as one safetensors file with Meta's names")
     convert.add_argument(
-        "file", type=Path, help="a .pth or .safetensors file, an index of shards, or their folder"
+        "file", metavar="FILE", help=f"{A_FILE}; an index of shards, or their folder"
     )
     convert.add_argument(
         "-o", "--output", type=Path, metavar="OUT", help="default: FILE with .safetensors"
@@ -45,17 +47,21 @@ def parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
-    show = commands.add_parser("show", help="kind, sizes and tensors of a file, as a tree")
-    show.add_argument("file", metavar="FILE", help="a file, or a name: nano, vit_b, ...")
+    show = add("show", "print the kind, sizes and tensors of a file, as a tree")
+    show.add_argument("file", metavar="FILE", help=A_FILE)
     show.add_argument(
         "--markdown", action="store_true", help="a table that says what every tensor is for"
     )
 
-    verify = commands.add_parser(
-        "verify", help="complete? finite? plausible? and, for vit_b, the published numbers"
+    verify = add(
+        "verify", "check that a file is complete, finite, plausible, and gives published numbers"
     )
-    verify.add_argument("file", metavar="FILE", help="a file, or a name: nano, vit_b, ...")
-    verify.add_argument("image", metavar="IMAGE", nargs="?", type=Path, help="Meta's car.png")
+    verify.epilog = (
+        "There are published numbers for vit_b: those that Hugging Face's tests of SAM expect on "
+        "the photo car.png. Without the photo, verify says where to find it."
+    )
+    verify.add_argument("file", metavar="FILE", help=A_FILE)
+    verify.add_argument("photo", metavar="PHOTO", nargs="?", type=Path, help="car.png")
     return top
 
 
@@ -95,25 +101,37 @@ def _run(options: argparse.Namespace) -> int:
     from .verify import verify
 
     failed = False
-    for check in verify(find(options.file), options.image):
+    for check in verify(find(options.file), options.photo):
         say(str(check))
         failed |= check.passed is False
     return int(failed)
 
 
 def _list() -> int:
+    from . import SHIPPED, find
     from .published import PUBLISHED
 
+    for name, file in SHIPPED.items():
+        path = find(name)
+        _say_one(name, file, path.stat().st_size, f"{path} (comes with minisam)")
     for published in PUBLISHED.values():
         here = published.path
         state = str(here) if here.is_file() else "not on this machine"
-        say(f"{published.name}  {published.file}  {published.size / 1e6:>6.0f} MB  {state}")
+        _say_one(published.name, published.file, published.size, state)
     return 0
 
 
+def _say_one(name: str, file: str, size: int, state: str) -> None:
+    say(f"{name:<5}  {file:<24}  {size / 1e6:>4.0f} MB  {state}")
+
+
 def _fetch(options: argparse.Namespace) -> int:
+    from . import SHIPPED, find
     from .published import PUBLISHED
 
+    if options.name in SHIPPED:
+        say(f"{find(options.name)}  comes with minisam: there is nothing to fetch")
+        return 0
     if options.name not in PUBLISHED:
         raise MinisamError(f"no published checkpoint {options.name!r}; expected one of "
                            f"{', '.join(PUBLISHED)}")  # fmt: skip

@@ -88,8 +88,10 @@ def verify(path: Path, photo: Path | None = None) -> Iterator[Check]:
     Raises
     ------
     MinisamError
-        The file is unreadable or damaged, or a tensor is missing, extra or mis-shaped.
+        The photo cannot be read or is another one; the file is unreadable or damaged; a tensor is
+        missing, extra or mis-shaped.
     """
+    image = None if photo is None else _read(photo)
     with open_weights(path) as weights:
         shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
         config = check_shapes(shapes, weights.metadata, source=path.name)
@@ -102,7 +104,20 @@ def verify(path: Path, photo: Path | None = None) -> Iterator[Check]:
         yield from _tensors(weights)
         origin = weights.metadata.get("source_sha256")
     yield _origin(origin)
-    yield from _numbers(path, config, photo)
+    yield from _numbers(path, config, image)
+
+
+def _read(photo: Path) -> np.ndarray:
+    """Read the photo with published numbers."""
+    from ..photos import read_photo
+
+    image = read_photo(photo)
+    if image.shape[:2] != PHOTO_SIZE:
+        raise MinisamError(
+            f"{photo} has {image.shape[1]}x{image.shape[0]} pixels; the photo with published "
+            f"numbers has {PHOTO_SIZE[1]}x{PHOTO_SIZE[0]} ({PHOTO_URL})"
+        )
+    return image
 
 
 def _tensors(weights: Weights) -> Iterator[Check]:
@@ -145,26 +160,19 @@ def _origin(sha256: str | None) -> Check:
     return Check(None, "origin: the file does not say that it was made from one of Meta's")
 
 
-def _numbers(path: Path, config: SamConfig, photo: Path | None) -> Iterator[Check]:
+def _numbers(path: Path, config: SamConfig, image: np.ndarray | None) -> Iterator[Check]:
     """Compare scores and logits with the published ones."""
     if config.kind != KNOWN_KIND:
         yield Check(
             None, f"published numbers: there are some for {KNOWN_KIND}, this is {config.kind}"
         )
         return
-    if photo is None:
+    if image is None:
         yield Check(None, f"published numbers: give the photo car.png too, from {PHOTO_URL}")
         return
     from ..model import load
-    from ..photos import read_photo
     from ..predictor import SamPredictor
 
-    image = read_photo(photo)
-    if image.shape[:2] != PHOTO_SIZE:
-        raise MinisamError(
-            f"{photo} has {image.shape[1]}x{image.shape[0]} pixels; the photo with published "
-            f"numbers has {PHOTO_SIZE[1]}x{PHOTO_SIZE[0]} ({PHOTO_URL})"
-        )
     predictor = SamPredictor(load(path))
     predictor.set_image(image)
     for known in KNOWN:
