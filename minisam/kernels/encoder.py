@@ -14,11 +14,10 @@ from .. import threads
 from .compiled import vector
 from .elementwise import add_rows, gelu_rows, norm_rows, rows_of
 from .matmul import linear, pack
-from .windows import attend
+from .windows import ROWS, attend
 
 Array = np.ndarray
 
-ROWS = 64  # tokens of one task: with their hidden values of the MLP they take a megabyte
 EPS = np.float32(1e-6)
 
 

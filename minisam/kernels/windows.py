@@ -30,7 +30,7 @@ from .matmul import LANES, linear, pack, product
 
 Array = np.ndarray
 
-ROWS = 64  # tokens of one task of the projection
+ROWS = 256  # tokens of one task: each task reads all the weights, so not too few
 SCORES = 128 * 4096  # of one task: 2 MB, which is 128 queries and 4096 keys of global attention
 KEYS = 512  # of one pass of the product with the values
 LOWEST = np.float32(-3e38)
