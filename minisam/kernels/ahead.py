@@ -2,8 +2,8 @@
 
 The image's tokens lie along the last axis, cut into tiles that fit the cache. A tile is wider than
 the tokens in it: rows 2048 bytes apart would evict one another. What is multiplied head by head
-lies in panels, (heads, panels, d * PANEL): in the order in which it is read, because all of `Ahead`
-takes some 40 MB and comes from memory for every prompt.
+lies in panels, (heads * panels, d * PANEL), in the order in which it is read: all of `Ahead` takes
+some 40 MB, and comes from memory for every prompt.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def look_ahead(image: Array, image_position: Array, p: dict, *, heads: int) -> A
         return np.empty((len(cut), *rows, width), np.float32)
 
     def by_panel(*lead: int) -> Array:
-        return np.empty((len(cut), *lead, heads, panels, inner // heads * PANEL), np.float32)
+        return np.empty((len(cut), *lead, heads * panels, inner // heads * PANEL), np.float32)
 
     blocks = []
     weight, bias = np.ones(c, np.float32), np.zeros(c, np.float32)  # before the first norm
@@ -152,11 +152,13 @@ def _project(p: dict, x: Array) -> Array:
 
 
 def _lay(x: Array, out: Array) -> None:
-    """Copy x (heads * d, width) into panels, (heads, panels, d * PANEL)."""
-    heads, panels, size = out.shape
-    d = size // PANEL
+    """Copy x (heads * d, width) into panels, (heads * panels, d * PANEL)."""
+    d = out.shape[1] // PANEL
+    heads = len(x) // d
+    out = out.reshape(heads, -1, d, PANEL)
+    panels = out.shape[1]
     x = x.reshape(heads, d, -1)[..., : panels * PANEL].reshape(heads, d, panels, PANEL)
-    out.reshape(heads, panels, d, PANEL)[:] = x.swapaxes(1, 2)
+    out[:] = x.swapaxes(1, 2)
 
 
 def flat_weight(weight: Array) -> Array:

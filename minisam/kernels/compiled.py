@@ -25,7 +25,8 @@ from ..files import cache_dir
 FASTMATH = frozenset({"contract", "nsz", "arcp"})
 
 
-def kernel(function: Callable[..., None] | None = None, *, fastmath: Any = FASTMATH) -> Any:
+def kernel(function: Callable[..., None] | None = None, *, fastmath: Any = FASTMATH,
+           inline: str = "never") -> Any:  # fmt: skip
     """Decorate a function over arrays: compiled at its first call, and kept on disk.
 
     A kernel releases the interpreter's lock, so several may run on threads of `minisam.threads`.
@@ -36,22 +37,26 @@ def kernel(function: Callable[..., None] | None = None, *, fastmath: Any = FASTM
     ----------
     fastmath : set of str
         LLVM's flags. Adding ``"reassoc"`` lets sums be vectorised, and breaks `scalars.exp`.
+    inline : str
+        ``"always"`` makes it, in another kernel that calls it, a piece of that one: the other's
+        `fastmath` counts, and it is not compiled by itself, which would take a third of a second.
     """
     if function is None:
-        return functools.partial(kernel, fastmath=fastmath)
-    compiled = _compiled(function, fastmath)
+        return functools.partial(kernel, fastmath=fastmath, inline=inline)
+    compiled = part(function, fastmath=fastmath, inline=inline)
     if hasattr(compiled, "py_func"):  # not under NUMBA_DISABLE_JIT
         compiled._cache = _cache_for(function)
     return compiled
 
 
-def part(function: Callable[..., None]) -> Any:
-    """Decorate what only kernels call: compiled with them, and not kept by itself."""
-    return _compiled(function, FASTMATH)
-
-
-def _compiled(function: Callable[..., None], fastmath: Any) -> Any:
-    compiled: Any = numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+def part(function: Callable[..., None] | None = None, *, fastmath: Any = FASTMATH,
+         inline: str = "never") -> Any:  # fmt: skip
+    """Decorate what only kernels call: as a `kernel`, but not kept on disk by itself."""
+    if function is None:
+        return functools.partial(part, fastmath=fastmath, inline=inline)
+    compiled: Any = numba.njit(
+        nogil=True, error_model="numpy", fastmath=set(fastmath), inline=inline
+    )(function)  # type: ignore[call-overload]
     resolve = getattr(compiled, "get_call_template", None)
     if resolve is not None:  # not under NUMBA_DISABLE_JIT
         # by itself Numba compiles a function anew for every constant that a kernel calls it with

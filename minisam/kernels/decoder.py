@@ -315,7 +315,7 @@ def turn(scores: Any, bias: Any, out: Any) -> None:
             out[j, i] = scores[i, j] + b
 
 
-@kernel
+@kernel(inline="always")
 def share_out(scores: Any, at: Any, heads: Any, t: Any, n: Any) -> None:
     """Softmax over the T tokens, in place; vectors run along the image's tokens.
 

@@ -72,41 +72,33 @@ class Coarse(NamedTuple):
         width = n + -n % LANES + LANES  # at distances of 2048 bytes rows would evict one another
         y = threads.workspace("coarse", len(self.bias), width)
         if isinstance(self.image, Implied):
-            mixed, scale, drawn = self.image.tile(prompt, tile)
-            put(self.weight[prompt], mixed, n + -n % LANES, y)
-            add_scaled(y, scale, drawn, self.bias)
+            weight = self.weight[prompt]
+            x, scale, more = self.image.tile(prompt, tile)
         else:
+            weight = self.weight
             x = threads.workspace("image", self.image.shape[1], width)
             x[:, :n], x[:, n:] = self.image[prompt, :, some], 0
-            put(self.weight, x, n + -n % LANES, y)
-            add_bias(y, self.bias)
+            scale, more = x[0], x[:0]
+        enlarge(weight, x, scale, more, self.bias, n + -n % LANES, y)
         return y
 
 
 @kernel
-def put(a: Any, b: Any, n: Any, out: Any) -> None:
-    """``out = a @ b`` for the first n columns, whole vectors: a (m, K), b (K or more, width)."""
+def enlarge(a: Any, b: Any, scale: Any, x: Any, bias: Any, n: Any, out: Any) -> None:
+    """``out = a @ b + scale * x + bias`` for the first n columns, whole vectors.
+
+    a (m, K), b (K or more, width), scale (width,), x (m, width) or (0, width) for none, bias (m,).
+    """
     m, depth = a.shape
     product(a, 0, depth, 1, b, 0, b.shape[1], out, 0, out.shape[1], m, n, depth, False)
-
-
-@kernel
-def add_bias(out: Any, bias: Any) -> None:
-    """``out += bias`` by rows."""
-    for i in range(len(out)):
-        row, b = out[i], bias[i]
-        for j in range(len(row)):
-            row[j] += b
-
-
-@kernel
-def add_scaled(out: Any, scale: Any, x: Any, bias: Any) -> None:
-    """``out += scale * x + bias`` by rows: out (m, n), x (m, n or more), scale, bias (m,)."""
-    m, n = out.shape
     for i in range(m):
-        row, more, b = out[i], x[i], bias[i]
+        row, shift = out[i], bias[i]
         for j in range(n):
-            row[j] += scale[j] * more[j] + b
+            row[j] += shift
+        if len(x) > 0:
+            more = x[i]
+            for j in range(n):
+                row[j] += scale[j] * more[j]
 
 
 @kernel

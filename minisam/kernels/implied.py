@@ -20,7 +20,6 @@ the plain `minisam.two_way.two_way_transformer`, which the tests compare this wi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from ..layers import linear
 from ..mask_decoder import Photo, own_tokens, read_tokens, to_maps
 from ..two_way import EPS
 from . import scalars
-from .ahead import Ahead
+from .ahead import Ahead, Block
 from .compiled import FASTMATH, kernel, part
 from .decoder import Tally, share_out, two_way_transformer
 from .matmul import LANES, PANEL, product, stay_apart
@@ -62,7 +61,7 @@ class Implied:
         self.ahead, self.grid = ahead, grid
         self.which = np.arange(prompts)
         self.said: list[Array] = []  # values (B, heads, T, d) of the statement of every block
-        self.rows = np.empty((prompts, 0, 0), np.float32)  # (B, K, C): what they come to
+        self.rows = np.empty((prompts, 0, ahead.x.shape[1]), np.float32)  # (B, K, C): in rows
         blocks, width = len(ahead.blocks), ahead.first[1].shape[-1]
         most = blocks - 1 + ahead.heads * tokens * blocks
         self.mixed = np.empty((prompts, len(ahead.tiles), most, width), np.float32)
@@ -95,72 +94,75 @@ class Implied:
         b, said = len(self.mixed), [fold(v, w) for v, w in zip(self.said, bases, strict=True)]
         return np.concatenate([np.broadcast_to(constants, (b, *constants.shape)), *said], axis=1)
 
-    def _sweep(self, task: Callable[[int, int, int], None]) -> None:
-        """Call task(prompt, tile, tokens of the tile rounded up to whole vectors) for all."""
-        tiles = [(j, some.stop - some.start) for j, some in enumerate(self.ahead.tiles)]
-        prompts = range(len(self.mixed))  # tile after tile: what is known of it stays in the cache
-        items = [(i, j, n + -n % LANES) for j, n in tiles for i in prompts]
-        threads.parallel(lambda item: task(*item), items)
+    def _through(self, x: Array, weight: Array) -> Array:
+        """Tokens (B, heads * T, d) times the rows, which weight (heads * d, C) projects."""
+        b, _, d = x.shape
+        return fold(x.reshape(b, len(weight) // d, -1, d), weight) @ self.rows.swapaxes(1, 2)
 
     # ------------------------------------------------------------------ how tokens and image talk
 
     def ask(self, queries: Array, p: dict) -> Array:
         """Put a question to the image as it was given."""
-        q = _by_head(queries, p["q_proj"], self.ahead.heads)
-        b, heads, t, d = q.shape
+        heads, t = self.ahead.heads, queries.shape[1]
+        q = _by_head(queries, p["q_proj"], heads)
         keys, values = self.ahead.first
-        tally = Tally(b, len(self.ahead.tiles), heads * t, d)
-        nothing = np.zeros((heads * t, 0), np.float32)  # has been said
-
-        def task(i: int, tile: int, n: int) -> None:
-            scratch = _scratch(heads * t, values.shape[-1], 0)
-            look(q[i], keys[tile], keys[tile], values[tile], nothing, self.mixed[i, tile],
-                 self.scale[i, tile], self._count(tile), n, *scratch,
-                 tally.peaks[i, tile], tally.weights[i, tile], tally.sums[i, tile])  # fmt: skip
-
-        self._sweep(task)
-        return linear(joined(tally.total().reshape(q.shape)), **p["out_proj"])
+        d = q.shape[2]
+        sums = self._sweep(q, self.ahead.blocks[0], keys, keys, values)
+        return linear(joined(sums.reshape(-1, heads, t, d)), **p["out_proj"])
 
     def tell_and_ask(self, keys: Array, values: Array, layer: dict, queries: Array,
                      p: dict) -> Array:  # fmt: skip
         """Let the image hear a statement, and put a question to the new one."""
         block, heads = self.ahead.blocks[len(self.said)], self.ahead.heads
-        hears = layer["cross_attn_image_to_token"]
+        hears, asks = layer["cross_attn_image_to_token"], block.asks
         k, q = _by_head(keys, hears["k_proj"], heads), _by_head(queries, p["q_proj"], heads)
-        b, _, t, d = q.shape
-        telling = fold(k, block.tells.weight) @ self.rows.swapaxes(1, 2) if self.said else (
-            np.zeros((b, heads * t, 0), np.float32))  # fmt: skip
+        telling = self._through(k, block.tells.weight)
         self.said.append(split(linear(values, **hears["v_proj"]), heads))
-        said = np.ascontiguousarray(np.stack(self.said, axis=1))
         self.rows = self._said_as(block.constants, block.bases)
-        gram = self.rows @ self.rows.swapaxes(1, 2)
-        gram[:, -heads * t :, : -heads * t] *= 2  # so that the upper right part is not needed
-        asking = fold(q, block.asks.weight) @ self.rows.swapaxes(1, 2)
-        _, rows, c = self.rows.shape
-        padded = rows + -rows % LANES
-        tally = Tally(b, len(self.ahead.tiles), heads * t, d + padded)
-
-        def task(i: int, tile: int, n: int) -> None:
-            mixed, scale = self.mixed[i, tile], self.scale[i, tile]
-            products = threads.workspace("products", *mixed.shape)
-            hear(k[i], said[i], block.tells.moving[tile], block.tells.still[tile], telling[i],
-                 gram[i], block.squares[tile], block.known[tile], block.overlaps[tile],
-                 np.float32(1 / c), np.float32(EPS), n, mixed, scale, products)  # fmt: skip
-            look(q[i], block.asks.moving[tile], block.asks.still[tile], block.values[tile],
-                 asking[i], mixed, scale, self._count(tile), n,
-                 *_scratch(heads * t, mixed.shape[1], padded),
-                 tally.peaks[i, tile], tally.weights[i, tile], tally.sums[i, tile])  # fmt: skip
-
-        self._sweep(task)
-        sums = tally.total()
+        sums = self._sweep(q, block, asks.moving, asks.still, block.values, k, telling)
+        (b, rows, c), t, d = self.rows.shape, queries.shape[1], q.shape[2]
         heard = (sums[..., d : d + rows] @ self.rows * block.weight).reshape(b, heads, t, c)
         heard = heard @ p["v_proj"]["weight"].reshape(heads, d, c).swapaxes(1, 2)
         heard += sums[..., :d].reshape(heard.shape)
         return linear(joined(heard) + block.values_bias, **p["out_proj"])
 
-    def _count(self, tile: int) -> int:
-        some = self.ahead.tiles[tile]
-        return some.stop - some.start
+    def _sweep(self, q: Array, block: Block, moving: Array, still: Array, values: Array,
+               k: Array | None = None, telling: Array | None = None) -> Array:  # fmt: skip
+        """Let every tile hear the newest statement, if there is one, and put a question to it.
+
+        Returns
+        -------
+        (B, heads * T, d + K rounded up) float32
+            Means over the image, each by its softmax: of the values, then of what was mixed.
+        """
+        b, columns, d = q.shape
+        (_, rows, c), tiles = self.rows.shape, self.ahead.tiles
+        asking = self._through(q, block.asks.weight)
+        said = np.zeros((b, 0, columns, d), np.float32)
+        if self.said:
+            said = np.stack(self.said, axis=1).reshape(b, -1, columns, d)
+        gram = self.rows @ self.rows.swapaxes(1, 2)
+        gram[:, -columns:, :-columns] *= 2  # so that the upper right part is not needed
+        padded = rows + -rows % LANES
+        tally = Tally(b, len(tiles), columns, d + padded)
+        k, telling = (q, asking) if k is None or telling is None else (k, telling)
+
+        def task(item: tuple[int, int]) -> None:
+            i, tile = item
+            mixed = self.mixed[i, tile]
+            n, width = tiles[tile].stop - tiles[tile].start, mixed.shape[1]
+            sweep(k[i], said[i], self.ahead.heads, block.tells.moving[tile],
+                  block.tells.still[tile], telling[i], gram[i], block.squares[tile],
+                  block.known[tile], block.overlaps[tile], np.float32(1 / c), np.float32(EPS),
+                  q[i], moving[tile], still[tile], values[tile], asking[i], n, n + -n % LANES,
+                  mixed, self.scale[i, tile], threads.workspace("scores", columns, width),
+                  threads.workspace("products", *mixed.shape),
+                  threads.workspace("turned", width, padded), tally.peaks[i, tile],
+                  tally.weights[i, tile], tally.sums[i, tile])  # fmt: skip
+
+        # tile after tile: what is known of one stays in the cache
+        threads.parallel(task, [(i, j) for j in range(len(tiles)) for i in range(b)])
+        return tally.total()
 
     # ------------------------------------------------------------------ drawing
 
@@ -176,28 +178,35 @@ class Implied:
 
 
 def _by_head(x: Array, p: dict, heads: int) -> Array:
-    """Project tokens (B, T, C) for the scores: (B, heads, T, d)."""
-    return np.ascontiguousarray(scaled(x, p, heads))
+    """Project tokens (B, T, C) for the scores: (B, heads * T, d)."""
+    x = scaled(x, p, heads)
+    return x.reshape(len(x), -1, x.shape[-1])  # a copy: heads were beside one another
 
 
-def _scratch(columns: int, width: int, rows: int) -> tuple[Array, Array]:
-    """For `look`: scores, and what was mixed, token by token."""
-    return (
-        threads.workspace("scores", columns, width),
-        threads.workspace("turned", width, rows),
-    )
+@kernel
+def sweep(keys: Any, said: Any, heads: Any, tells_moving: Any, tells_still: Any, telling: Any,
+          gram: Any, squares: Any, known: Any, overlaps: Any, share: Any, eps: Any, x: Any,
+          asks_moving: Any, asks_still: Any, values: Any, asking: Any, count: Any, n: Any,
+          mixed: Any, scale: Any, scores: Any, products: Any, turned: Any, peak: Any, total: Any,
+          sums: Any) -> None:  # fmt: skip
+    """`hear`, if anything was said, and `look`: one tile, one kernel, for compiling takes time."""
+    if len(said) > 0:
+        hear(keys, said, heads, tells_moving, tells_still, telling, gram, squares, known,
+             overlaps, share, eps, n, mixed, scale, products)  # fmt: skip
+    look(x, heads, asks_moving, asks_still, values, asking, mixed, scale, count, n, scores,
+         turned, peak, total, sums)  # fmt: skip
 
 
 @part
-def per_head(x: Any, image: Any, n: Any, add: Any, out: Any, at: Any) -> None:
-    """Each head of x (heads, T, d) times its panels of the image -> out[at:].
+def per_head(x: Any, image: Any, heads: Any, n: Any, add: Any, out: Any, at: Any) -> None:
+    """Each head of x (heads * T, d) times its panels of the image -> out[at:].
 
-    image : (heads, panels, d * PANEL)
+    image : (heads * panels, d * PANEL)
     out : (at + heads * T or more, width); of the width the first n are done.
     """
     stay_apart()
-    heads, t, d = x.shape
-    panels, size = image.shape[1:]
+    t, d = len(x) // heads, x.shape[1]
+    panels, size = len(image) // heads, image.shape[1]
     width = out.shape[1]
     for h in range(heads):
         for j in range(0, n, PANEL):
@@ -206,37 +215,38 @@ def per_head(x: Any, image: Any, n: Any, add: Any, out: Any, at: Any) -> None:
 
 
 @part
-def score(x: Any, moving: Any, still: Any, mix: Any, mixed: Any, scale: Any, n: Any, out: Any,
-          at: Any) -> None:  # fmt: skip
+def score(x: Any, heads: Any, moving: Any, still: Any, mix: Any, mixed: Any, scale: Any, n: Any,
+          out: Any, at: Any) -> None:  # fmt: skip
     """Compare tokens with the image: ``x . (scale * moving + still) + mix @ mixed`` -> out[at:].
 
-    x (heads, T, d); moving, still in panels; mix (heads * T, K) with K 0 where nothing has
+    x (heads * T, d); moving, still in panels; mix (heads * T, K) with K 0 where nothing has
     been said, and then nothing moves; mixed (K or more, width); scale (width,).
     """
     stay_apart()
     rows, depth = mix.shape
     width = mixed.shape[1]
     if depth > 0:
-        per_head(x, moving, n, False, out, at)
+        per_head(x, moving, heads, n, False, out, at)
         for i in range(at, at + rows):
             for j in range(n):
                 out[i, j] *= scale[j]
         product(mix, 0, depth, 1, mixed, 0, width, out, at * width, width, rows, n, depth, True)
-    per_head(x, still, n, depth > 0, out, at)
+    per_head(x, still, heads, n, depth > 0, out, at)
 
 
-@kernel
-def hear(keys: Any, said: Any, moving: Any, still: Any, mix: Any, gram: Any, squares: Any,
-         known: Any, overlaps: Any, share: Any, eps: Any, n: Any, mixed: Any, scale: Any,
-         products: Any) -> None:  # fmt: skip
+@part(inline="always")
+def hear(keys: Any, said: Any, heads: Any, moving: Any, still: Any, mix: Any, gram: Any,
+         squares: Any, known: Any, overlaps: Any, share: Any, eps: Any, n: Any, mixed: Any,
+         scale: Any, products: Any) -> None:  # fmt: skip
     """Let a tile of the image hear the newest statement, and norm it.
 
     Parameters
     ----------
-    keys : (heads, T, d) float32
+    keys : (heads * T, d) float32
         Of the statement; moving, still, mix are for `score`.
-    said : (blocks so far, heads, T, d)
+    said : (blocks so far, heads * T, d)
         Values of this and the earlier statements.
+    heads : int
     gram : (K, K)
         Of all rows; the new ones come last, and theirs with the old ones doubled.
     squares, known, overlaps : (width,), (constants, width), (blocks so far, panels)
@@ -251,12 +261,12 @@ def hear(keys: Any, said: Any, moving: Any, still: Any, mix: Any, gram: Any, squ
     products : (K or more, width)
         Scratch.
     """
-    blocks, heads, t, _ = said.shape
+    blocks, told, _ = said.shape
     constants, width = known.shape
     total = len(gram)
-    new = total - heads * t
-    score(keys, moving, still, mix, mixed, scale, n, mixed, new)
-    share_out(mixed, new, heads, t, n)
+    new = total - told
+    score(keys, heads, moving, still, mix, mixed, scale, n, mixed, new)
+    share_out(mixed, new, heads, told // heads, n)
     # the bias of the last norm, unscaled; the rows of constants to come are zeros so far
     for i in range(max(blocks - 2, 0), constants):
         for j in range(n):
@@ -266,13 +276,13 @@ def hear(keys: Any, said: Any, moving: Any, still: Any, mix: Any, gram: Any, squ
         for j in range(n):
             products[i, j] = known[i, j]
     for block in range(blocks):
-        per_head(said[block], overlaps[block], n, False, products, constants + block * heads * t)
+        per_head(said[block], overlaps[block], heads, n, False, products, constants + block * told)
     for i in range(total):
         for j in range(n):
             products[i, j] *= np.float32(2) * scale[j]
     product(gram, 0, total, 1, mixed, 0, width, products, 0, width, new, n, new, True)
     product(gram, new * total, total, 1, mixed, 0, width, products, new * width, width,
-            heads * t, n, total, True)  # fmt: skip
+            told, n, total, True)  # fmt: skip
     square = np.empty(n, np.float32)
     for j in range(n):
         square[j] = scale[j] * scale[j] * squares[j]
@@ -287,15 +297,15 @@ def hear(keys: Any, said: Any, moving: Any, still: Any, mix: Any, gram: Any, squ
             mixed[i, j] *= square[j]
 
 
-@kernel
-def look(x: Any, moving: Any, still: Any, values: Any, mix: Any, mixed: Any, scale: Any,
-         count: Any, n: Any, scores: Any, turned: Any, peak: Any, total: Any,
+@part(inline="always")
+def look(x: Any, heads: Any, moving: Any, still: Any, values: Any, mix: Any, mixed: Any,
+         scale: Any, count: Any, n: Any, scores: Any, turned: Any, peak: Any, total: Any,
          sums: Any) -> None:  # fmt: skip
-    """Let tokens x (heads, T, d) look at a tile of the image: its part of a softmax over all.
+    """Let tokens x (heads * T, d) look at a tile of the image: its part of a softmax over all.
 
     Parameters
     ----------
-    x, moving, still, mix, mixed, scale, n
+    x, heads, moving, still, mix, mixed, scale, n
         See `score`.
     values : (heads * d, width) float32
     count : int
@@ -308,10 +318,10 @@ def look(x: Any, moving: Any, still: Any, values: Any, mix: Any, mixed: Any, sca
         By these exponentials: sums of ``scale * values``, then of what was mixed.
     """
     rows, depth = mix.shape
-    _, _, d = x.shape
-    score(x, moving, still, mix, mixed, scale, n, scores, 0)
+    d = x.shape[1]
+    score(x, heads, moving, still, mix, mixed, scale, n, scores, 0)
     exponentials(scores, rows, count, n, peak)
-    sum_values(scores, scale, values, x.shape[1], n, total, sums, d)
+    sum_values(scores, scale, values, rows // heads, n, total, sums, d)
     if depth > 0:
         padded = turned.shape[1]
         for j in range(n):
@@ -323,7 +333,7 @@ def look(x: Any, moving: Any, still: Any, values: Any, mix: Any, mixed: Any, sca
                 n, False)  # fmt: skip
 
 
-@part
+@part(inline="always")
 def exponentials(scores: Any, rows: Any, count: Any, n: Any, peak: Any) -> None:
     """Turn the first `count` scores of every row to exponentials, the others up to n to zeros."""
     part = np.empty(64, np.float32)  # partial maxima: one maximum after the other is slow
@@ -347,7 +357,7 @@ def exponentials(scores: Any, rows: Any, count: Any, n: Any, peak: Any) -> None:
             row[j] = 0
 
 
-@kernel(fastmath=FASTMATH | {"reassoc"})
+@part(fastmath=FASTMATH | {"reassoc"})
 def sum_values(weights: Any, scale: Any, values: Any, t: Any, n: Any, total: Any, sums: Any,
                d: Any) -> None:  # fmt: skip
     """Sums of the weights of every row, and of ``scale * values``, each head its own, by them."""
