@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
 from minisam.kernels import matmul
+from minisam.kernels.compiled import part
 
 Array = np.ndarray
 # rows, inputs, outputs: whole tiles, rests of rows, of vectors, of panels; several passes of depth
@@ -52,12 +54,25 @@ def test_product_of_parts_of_arrays(rows: int, transposed: bool) -> None:
     expected = out.copy()
     part = expected[1:, 4 : 4 + columns]
     part[:] = (a.T if transposed else a) @ b[2:, 3 : 3 + columns]
-    where = (2 * b.shape[1] + 3, b.shape[1], out, out.shape[1] + 4, out.shape[1])
-    matmul.product(a, 0, *strides, b, *where, rows, columns, depth, False)
+    places = 2 * b.shape[1] + 3, out.shape[1] + 4
+    multiply(a, *strides, b, out, *places, rows, columns, depth, False)
     close(out, expected)
     part *= 2
-    matmul.product(a, 0, *strides, b, *where, rows, columns, depth, True)
+    multiply(a, *strides, b, out, *places, rows, columns, depth, True)
     close(out, expected)
+
+
+@part
+def multiply(a, a_row, a_step, b, out, b_at, out_at, rows, columns, depth, add):  # type: ignore[no-untyped-def]
+    matmul.product(
+        matmul.address(a, 0), a_row, a_step, matmul.address(b, b_at), b.shape[1],
+        matmul.address(out, out_at), out.shape[1], rows, columns, depth, add)  # fmt: skip
+
+
+def test_a_product_wants_c_order() -> None:
+    a, b, out = draw(1, 4, 16).T, draw(2, 4, 16), np.empty((16, 16), np.float32)
+    with pytest.raises(TypingError, match="C order"):
+        multiply(a, 1, 16, b, out, 0, 0, 16, 16, 4, False)
 
 
 CHECK = """

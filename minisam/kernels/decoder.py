@@ -26,7 +26,7 @@ from ..layers import linear
 from ..two_way import EPS
 from . import scalars
 from .compiled import FASTMATH, kernel, vector
-from .matmul import LANES, product
+from .matmul import LANES, address, product
 from .tokens import converse, fold, joined, scaled, split
 
 Array = np.ndarray
@@ -279,7 +279,8 @@ def multiply(a: Any, turned: Any, b: Any, out: Any) -> None:
     width = a.shape[1]
     row, step = (1, width) if turned else (width, 1)
     whole = columns - columns % LANES
-    product(a, 0, row, step, b, 0, columns, out, 0, columns, rows, whole, len(b), False)
+    product(address(a, 0), row, step, address(b, 0), columns, address(out, 0), columns, rows, whole,
+            len(b), False)  # fmt: skip
     for i in range(rows):
         for j in range(whole, columns):
             total = np.float32(0)

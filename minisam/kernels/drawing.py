@@ -13,7 +13,7 @@ from .ahead import flat_weight
 from .compiled import kernel, vector
 from .decoder import tiles
 from .implied import Implied
-from .matmul import LANES, product
+from .matmul import LANES, address, product
 
 Array = np.ndarray
 
@@ -90,7 +90,8 @@ def enlarge(a: Any, b: Any, scale: Any, x: Any, bias: Any, n: Any, out: Any) -> 
     a (m, K), b (K or more, width), scale (width,), x (m, width) or (0, width) for none, bias (m,).
     """
     m, depth = a.shape
-    product(a, 0, depth, 1, b, 0, b.shape[1], out, 0, out.shape[1], m, n, depth, False)
+    product(address(a, 0), depth, 1, address(b, 0), b.shape[1], address(out, 0), out.shape[1], m, n,
+            depth, False)  # fmt: skip
     for i in range(m):
         row, shift = out[i], bias[i]
         for j in range(n):
@@ -156,15 +157,15 @@ def paint(x: Any, fine: Any, bias: Any, brushes: Any, z: Any, mixed: Any, start:
     inner, width = fine.shape[1], x.shape[1]
     n = tokens + -tokens % LANES
     for outer in range(4):
-        product(fine, 0, inner, 1, x, outer * inner * width, width, z, 0, width,
-                4 * channels, n, inner, False)  # fmt: skip
+        product(address(fine, 0), inner, 1, address(x, outer * inner * width), width, address(z, 0),
+                width, 4 * channels, n, inner, False)  # fmt: skip
         for i in range(4 * channels):
             row, b = z[i], bias[i % channels]
             for j in range(n):
                 row[j] = scalars.gelu(row[j] + b)
         for place in range(4):
-            product(brushes, 0, channels, 1, z, place * channels * width, width, mixed, 0, width,
-                    masks, n, channels, False)  # fmt: skip
+            product(address(brushes, 0), channels, 1, address(z, place * channels * width), width,
+                    address(mixed, 0), width, masks, n, channels, False)  # fmt: skip
             for m in range(masks):
                 row = mixed[m]
                 y, column = divmod(start, grid_width)

@@ -32,7 +32,7 @@ from . import scalars
 from .ahead import Ahead, Block
 from .compiled import FASTMATH, kernel, part
 from .decoder import Tally, share_out, two_way_transformer
-from .matmul import LANES, PANEL, product, stay_apart
+from .matmul import LANES, PANEL, address, product, stay_apart
 from .tokens import converse, fold, joined, scaled, split
 
 Array = np.ndarray
@@ -210,8 +210,9 @@ def per_head(x: Any, image: Any, heads: Any, n: Any, add: Any, out: Any, at: Any
     width = out.shape[1]
     for h in range(heads):
         for j in range(0, n, PANEL):
-            product(x, h * t * d, d, 1, image, (h * panels + j // PANEL) * size, PANEL,
-                    out, (at + h * t) * width + j, width, t, min(PANEL, n - j), d, add)  # fmt: skip
+            product(address(x, h * t * d), d, 1, address(image, (h * panels + j // PANEL) * size),
+                    PANEL, address(out, (at + h * t) * width + j), width, t, min(PANEL, n - j), d,
+                    add)  # fmt: skip
 
 
 @part
@@ -230,7 +231,8 @@ def score(x: Any, heads: Any, moving: Any, still: Any, mix: Any, mixed: Any, sca
         for i in range(at, at + rows):
             for j in range(n):
                 out[i, j] *= scale[j]
-        product(mix, 0, depth, 1, mixed, 0, width, out, at * width, width, rows, n, depth, True)
+        product(address(mix, 0), depth, 1, address(mixed, 0), width, address(out, at * width),
+                width, rows, n, depth, True)  # fmt: skip
     per_head(x, still, heads, n, depth > 0, out, at)
 
 
@@ -280,9 +282,10 @@ def hear(keys: Any, said: Any, heads: Any, moving: Any, still: Any, mix: Any, gr
     for i in range(total):
         for j in range(n):
             products[i, j] *= np.float32(2) * scale[j]
-    product(gram, 0, total, 1, mixed, 0, width, products, 0, width, new, n, new, True)
-    product(gram, new * total, total, 1, mixed, 0, width, products, new * width, width,
-            told, n, total, True)  # fmt: skip
+    product(address(gram, 0), total, 1, address(mixed, 0), width, address(products, 0), width, new,
+            n, new, True)  # fmt: skip
+    product(address(gram, new * total), total, 1, address(mixed, 0), width,
+            address(products, new * width), width, told, n, total, True)  # fmt: skip
     square = np.empty(n, np.float32)
     for j in range(n):
         square[j] = scale[j] * scale[j] * squares[j]
@@ -329,8 +332,8 @@ def look(x: Any, heads: Any, moving: Any, still: Any, values: Any, mix: Any, mix
                 turned[j, i] = mixed[i, j]
             for i in range(depth, padded):
                 turned[j, i] = 0
-        product(scores, 0, scores.shape[1], 1, turned, 0, padded, sums, d, d + padded, rows, padded,
-                n, False)  # fmt: skip
+        product(address(scores, 0), scores.shape[1], 1, address(turned, 0), padded,
+                address(sums, d), d + padded, rows, padded, n, False)  # fmt: skip
 
 
 @part(inline="always")

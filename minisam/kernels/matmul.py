@@ -34,6 +34,7 @@ _features = binding.get_host_cpu_features() if platform.machine() in ("x86_64", 
 LANES = 16 if _features.get("avx512f") else 8 if _features else 4
 VECTORS = 3 if LANES == 8 else 4
 ROWS = 4
+FLOAT = 4  # bytes
 PANEL = VECTORS * LANES  # columns of a tile
 DEPTH = 768  # at most, of one pass: 768 x 64 weights take 196 kB and stay in cache for all rows
 COPIED = 752  # inputs that `pack` turns at once: see there
@@ -84,8 +85,8 @@ def linear(x: Any, panels: Any, out: Any) -> None:
             panel = (s * n_in + k) * PANEL
             partial = columns % LANES != 0
             to, to_at, to_row = (scratch, 0, PANEL) if partial else (out, first, n_out)
-            product(x, k, n_in, 1, panels, panel, PANEL, to, to_at, to_row,
-                    n, PANEL if partial else columns, depth, k > 0)  # fmt: skip
+            product(address(x, k), n_in, 1, address(panels, panel), PANEL, address(to, to_at),
+                    to_row, n, PANEL if partial else columns, depth, k > 0)  # fmt: skip
             if partial:
                 for i in range(n):
                     for j in range(columns):
@@ -108,21 +109,40 @@ def _stay_apart(typing: Any) -> Any:
 stay_apart: Any = intrinsic(_stay_apart)
 
 
+def _address(typing: Any, array: Any, index: Any) -> Any:
+    """Where a float of an array lies, as a number: so that one version of `product` does for all.
+
+    Only for arrays that the calling kernel was given, or goes on using after the call: a number
+    does not keep an array alive.
+    """
+    if array.layout != "C":
+        raise TypingError("a matrix product needs arrays in C order")
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(builder.gep(data, [args[1]]), _I64)
+
+    return types.int64(array, types.int64), build
+
+
+address: Any = intrinsic(_address)
+
+
 @part
-def product(a: Any, a_at: Any, a_row: Any, a_step: Any, b: Any, b_at: Any, b_step: Any, out: Any,
-            out_at: Any, out_row: Any, rows: Any, columns: Any, depth: Any, add: Any,
-            ) -> None:  # fmt: skip
-    """``out = a @ b``, or ``out += a @ b``, of parts of arrays given by place and strides.
+def product(a: Any, a_row: Any, a_step: Any, b: Any, b_step: Any, out: Any, out_row: Any, rows: Any,
+            columns: Any, depth: Any, add: Any) -> None:  # fmt: skip
+    """``out = a @ b``, or ``out += a @ b``, of parts of arrays given by `address` and strides.
 
     Parameters
     ----------
-    a : array
-        Row i, step k is at ``a_at + i * a_row + k * a_step``, counted in floats: either axis may
-        be the contiguous one.
-    b : array
-        Step k, column j is at ``b_at + k * b_step + j``.
-    out : array
-        Row i, column j is at ``out_at + i * out_row + j``.
+    a, b, out : int
+        Where the parts begin.
+    a_row, a_step : int
+        Floats from one row of a to the next, and from one step of the depth to the next: either
+        axis may be the contiguous one.
+    b_step, out_row : int
+        From one step of b to the next, and from one row of out to the next; columns lie side by
+        side.
     rows, columns, depth : int
         `columns` is a multiple of `LANES`.
     add : bool
@@ -130,28 +150,24 @@ def product(a: Any, a_at: Any, a_row: Any, a_step: Any, b: Any, b_at: Any, b_ste
     stay_apart()
     for j in range(0, columns - PANEL + 1, PANEL):
         for i in range(0, rows - ROWS + 1, ROWS):
-            tile(ROWS, VECTORS, a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step,
-                 out, out_at + i * out_row + j, out_row, depth, add)  # fmt: skip
+            tile(ROWS, VECTORS, a + FLOAT * i * a_row, a_row, a_step, b + FLOAT * j, b_step,
+                 out + FLOAT * (i * out_row + j), out_row, depth, add)  # fmt: skip
         for i in range(rows - rows % ROWS, rows):
-            tile(1, VECTORS, a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step,
-                 out, out_at + i * out_row + j, out_row, depth, add)  # fmt: skip
+            tile(1, VECTORS, a + FLOAT * i * a_row, a_row, a_step, b + FLOAT * j, b_step,
+                 out + FLOAT * (i * out_row + j), out_row, depth, add)  # fmt: skip
     for j in range(columns - columns % PANEL, columns, LANES):
         for i in range(0, rows - ROWS + 1, ROWS):
-            tile(ROWS, 1, a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step,
-                 out, out_at + i * out_row + j, out_row, depth, add)  # fmt: skip
+            tile(ROWS, 1, a + FLOAT * i * a_row, a_row, a_step, b + FLOAT * j, b_step,
+                 out + FLOAT * (i * out_row + j), out_row, depth, add)  # fmt: skip
         for i in range(rows - rows % ROWS, rows):
-            tile(1, 1, a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step,
-                 out, out_at + i * out_row + j, out_row, depth, add)  # fmt: skip
+            tile(1, 1, a + FLOAT * i * a_row, a_row, a_step, b + FLOAT * j, b_step,
+                 out + FLOAT * (i * out_row + j), out_row, depth, add)  # fmt: skip
 
 
-def _tile(typing: Any, rows: Any, vectors: Any, a: Any, a_at: Any, a_row: Any, a_step: Any, b: Any,
-          b_at: Any, b_step: Any, out: Any, out_at: Any, out_row: Any, depth: Any, add: Any,
-          ) -> Any:  # fmt: skip
+def _tile(typing: Any, rows: Any, vectors: Any, a: Any, a_row: Any, a_step: Any, b: Any,
+          b_step: Any, out: Any, out_row: Any, depth: Any, add: Any) -> Any:  # fmt: skip
     """`product` of `rows` rows and ``vectors * LANES`` columns, both literal."""
-    if any(array.layout != "C" for array in (a, b, out)):
-        raise TypingError("a matrix product needs arrays in C order")
-    signature = types.void(rows, vectors, a, *[types.int64] * 3, b, *[types.int64] * 2, out,
-                           *[types.int64] * 3, types.boolean)  # fmt: skip
+    signature = types.void(rows, vectors, *[types.int64] * 8, types.boolean)
     return signature, _Tile(rows.literal_value, vectors.literal_value).build
 
 
@@ -169,15 +185,10 @@ class _Tile:
         self.rows, self.vectors = range(rows), range(vectors)
 
     def build(self, context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def start(array: int, at: Any) -> Any:
-            data = context.make_array(signature.args[array])(context, builder, args[array]).data
-            return builder.gep(builder.bitcast(data, _FLOAT.as_pointer()), [at])
-
-        (_, _, _, a_at, a_row, a_step, _, b_at, b_step, _, out_at, out_row, depth, add) = args
+        _, _, a, a_row, a_step, b, b_step, out, out_row, depth, add = args
         self.builder = builder
-        rows = self._rows(start(2, a_at), a_row)
-        sums = self._sums(rows, a_step, start(6, b_at), b_step, depth)
-        to = self._rows(start(9, out_at), out_row)
+        sums = self._sums(self._rows(a, a_row), a_step, self._floats(b), b_step, depth)
+        to = self._rows(out, out_row)
         with builder.if_else(add) as (added, fresh):
             with added:
                 self._store(sums, to, add=True)
@@ -185,9 +196,12 @@ class _Tile:
                 self._store(sums, to, add=False)
         return context.get_dummy_value()
 
-    def _rows(self, start: Any, stride: Any) -> list[Any]:
+    def _floats(self, address: Any) -> Any:
+        return self.builder.inttoptr(address, _FLOAT.as_pointer())
+
+    def _rows(self, address: Any, stride: Any) -> list[Any]:
         """Pointers to the first number of every row."""
-        b = self.builder
+        b, start = self.builder, self._floats(address)
         return [b.gep(start, [b.mul(stride, _I64(i))]) for i in self.rows]
 
     def _sums(self, rows: list[Any], a_step: Any, b_start: Any, b_step: Any, depth: Any) -> Any:

@@ -26,7 +26,7 @@ from .. import threads
 from ..layers import resize_linear
 from . import scalars
 from .compiled import kernel, vector
-from .matmul import LANES, linear, pack, product
+from .matmul import LANES, address, linear, pack, product
 
 Array = np.ndarray
 
@@ -220,10 +220,10 @@ def compare(q_t: Any, k: Any, head: Any, start: Any, tables: Any, scores: Any, b
     keys, distances = scores.shape[1], len(tables)
     for h in range(heads):
         first = ((head + h) * k.shape[1] + start) * d
-        product(k, first, d, 1, q_t, h * d * queries, queries,
-                scores, h * keys * queries, queries, keys, queries, d, False)  # fmt: skip
-        product(tables, 0, d, 1, q_t, h * d * queries, queries,
-                by_distance, h * distances * queries, queries, distances, queries, d,
+        product(address(k, first), d, 1, address(q_t, h * d * queries), queries,
+                address(scores, h * keys * queries), queries, keys, queries, d, False)  # fmt: skip
+        product(address(tables, 0), d, 1, address(q_t, h * d * queries), queries,
+                address(by_distance, h * distances * queries), queries, distances, queries, d,
                 False)  # fmt: skip
 
 
@@ -235,8 +235,8 @@ def mix(scores: Any, v: Any, head: Any, start: Any, mixed: Any) -> None:
     for h in range(heads):
         for key in range(0, keys, KEYS):
             first = ((head + h) * v.shape[1] + start + key) * d
-            product(v, first, 1, d, scores, (h * keys + key) * queries, queries,
-                    mixed, h * d * queries, queries, d, queries, min(KEYS, keys - key),
+            product(address(v, first), 1, d, address(scores, (h * keys + key) * queries), queries,
+                    address(mixed, h * d * queries), queries, d, queries, min(KEYS, keys - key),
                     key > 0)  # fmt: skip
 
 
