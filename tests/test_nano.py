@@ -78,19 +78,14 @@ PROMPTS = {
 def metas_predictor():
     """Meta's own model and predictor with the same file, and the photo set."""
     torch = pytest.importorskip("torch", reason="needs the `reference` extra: PyTorch")
-    build = pytest.importorskip(
-        "tests.reference.make_goldens", reason="needs the `reference` extra: Meta's own code"
-    ).build
+    meta = pytest.importorskip(
+        "tests.bench.meta", reason="needs the `reference` extra: Meta's own code"
+    )
 
     with safe_open(NANO, "pt") as file:
         state = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
     shape = minisam.load(str(NANO)).config
-    local = [window for window in shape.windows if window]
-    sam = build(dict(
-        img_size=shape.side, embed_dim=shape.width, depth=shape.depth, num_heads=shape.heads,
-        window_size=local[0], mlp_dim=shape.mlp,
-        global_attn_indexes=[i for i, window in enumerate(shape.windows) if not window],
-    ))  # fmt: skip
+    sam = meta.build(shape)
     missing, extra = sam.load_state_dict(state, strict=False)
     assert not extra and set(missing) <= {"pixel_mean", "pixel_std"}
     pixels = read_photo(COFFEE)

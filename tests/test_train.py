@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the `train` extra (PyTorch)")
 
+from minisam import weights as minisam_weights  # noqa: E402
 from weights.train import prompts  # noqa: E402
 from weights.train.augment import jpeg, sample  # noqa: E402
 from weights.train.checkpoint import export, header_of, load_run, load_weights, save_run  # noqa: E402
@@ -27,21 +28,20 @@ def tiny_sam(config: Config = TINY, seed: int = 0) -> Sam:
     return model.eval()
 
 
-def metas_sam(config: Config):
-    build = pytest.importorskip(
-        "tests.reference.make_goldens", reason="needs the `reference` extra: Meta's own code"
-    ).build
-
-    return build(dict(img_size=config.side, embed_dim=config.dim, depth=config.depth,
-                      num_heads=config.heads, window_size=config.window,
-                      global_attn_indexes=config.global_blocks, mlp_dim=config.mlp))  # fmt: skip
+def metas_sam(state):
+    meta = pytest.importorskip(
+        "tests.bench.meta", reason="needs the `reference` extra: Meta's own code"
+    )
+    tensors = {name: x.numpy() for name, x in state.items()}
+    return meta.build(minisam_weights.build(tensors)[1])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("prompt", ["point", "box", "points and mask"])
 def test_the_training_model_computes_what_metas_does(prompt):
-    ours, theirs = tiny_sam(), metas_sam(TINY)
+    ours = tiny_sam()
     state = ours.state_dict()
+    theirs = metas_sam(state)
     missing, extra = theirs.load_state_dict(state, strict=False)
     assert not extra and set(missing) <= {"pixel_mean", "pixel_std"}
     pixels = torch.rand(1, 3, TINY.side, TINY.side) * 255
