@@ -40,16 +40,18 @@ def encoder_flops(c: SamConfig) -> dict[str, float]:
 
 
 def decoder_flops(c: SamConfig, tokens: int) -> dict[str, float]:
-    """The same for one prompt, in the order of `minisam.kernels.decoder`."""
+    """The same for one short prompt, as `minisam.kernels.implied` does it: chapter 14, section 6."""
     n, width = c.grid[0] * c.grid[1], c.prompt_width
-    inner = width // 2
-    columns = tokens * c.decoder_heads
-    product = 2 * n * min(columns * width, inner * (width + columns))
-    first = 3 * 2 * n * tokens * inner  # projected once a photo: scores and values, and scores
-    transformer = first + (4 * c.decoder_depth - 1) * product
-    upscale = 2 * n * width * width + 2 * 4 * n * (width // 4) * (width // 2)
-    draw = upscale + 2 * 16 * n * (width // 8) * (c.masks - 1)
-    return {"two-way transformer": transformer, "upscaling and masks": draw}
+    told, by_head = tokens * c.decoder_heads, tokens * width // 2
+    transformer, rows = 3 * by_head, 0
+    for i in range(c.decoder_depth):
+        before, rows = rows, rows + told
+        if i:
+            transformer += 2 * by_head + told * before
+        transformer += (i + 1) * by_head + before**2 + told * rows  # the norm
+        transformer += 3 * by_head + 2 * told * rows  # the question
+    draw = rows * width + 4 * (width // 4) * (width // 2) + 16 * (width // 8) * (c.masks - 1)
+    return {"two-way transformer": 2 * n * transformer, "upscaling and masks": 2 * n * draw}
 
 
 def measure(engine: Any, timed: Timed, matmul_rate: Callable[[], float]) -> dict[str, Any]:
