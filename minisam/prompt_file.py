@@ -2,7 +2,8 @@
 
 CSV has a line for each box: ``photo,x0,y0,x1,y1``, with or without those names in the first line.
 JSON has the boxes of each photo: ``{"photo.jpg": [[x0, y0, x1, y1], ...], ...}``. Boxes are in
-pixels; photos are found from the folder of the file, or from the current one.
+pixels; photos are found from the folder of the file, or from the current one. A photo that is named
+several times, in whatever spelling (``a.jpg``, ``./a.jpg``), gets all the boxes.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import MinisamError
+from .errors import MinisamError, shown
 
-Boxes = dict[str, tuple[tuple[float, ...], ...]]  # normalised path -> XYXY boxes
+Box = tuple[float, ...]
+Boxes = dict[str, tuple[Box, ...]]  # normalised path -> XYXY boxes
+Entries = dict[str, list[Box]]  # photo as the file spells it -> XYXY boxes
 
 EXAMPLE = 'photo.jpg,75,275,1725,850 in a .csv, or {"photo.jpg": [[75, 275, 1725, 850]]} in a .json'
 
@@ -30,8 +34,8 @@ def read_prompts(path: str | os.PathLike[str], photos: Iterable[str] = ()) -> Bo
     path : path
         To a .csv or .json file.
     photos : paths, optional
-        Those that are wanted; an entry of the file belongs to the photo of the same path, or else
-        of the same name. Without any, the photos that the file names.
+        Those that are wanted; an entry of the file belongs to the photo of the same path, or where
+        there is none, to those of the same name. Without any, the photos that the file names.
 
     Returns
     -------
@@ -41,8 +45,7 @@ def read_prompts(path: str | os.PathLike[str], photos: Iterable[str] = ()) -> Bo
     Raises
     ------
     MinisamError
-        The file is missing or says something else than boxes (the message names the line), or two
-        of its entries are meant for the same photo.
+        The file is missing or says something else than boxes (the message names the line).
     """
     file = Path(path)
     try:
@@ -54,27 +57,36 @@ def read_prompts(path: str | os.PathLike[str], photos: Iterable[str] = ()) -> Bo
     entries = _from_json(text, file) if file.suffix.lower() == ".json" else _from_csv(text, file)
     if not entries:
         raise MinisamError(f"{file} holds no box; expected {EXAMPLE}")
+    located = _joined((_locate(name, file), boxes) for name, boxes in entries.items())
     wanted = [os.path.normpath(photo) for photo in photos]
     if not wanted:
-        return {_locate(name, file): tuple(boxes) for name, boxes in entries.items()}
-    by_path = {_locate(name, file): tuple(boxes) for name, boxes in entries.items()}
-    by_path = {str(Path(name).absolute()): boxes for name, boxes in by_path.items()}
-    by_name = _by_name(entries)
+        return located
+    by_path = _joined((str(Path(name).absolute()), boxes) for name, boxes in located.items())
+    path_of = {photo: str(Path(photo).absolute()) for photo in wanted}
+    by_name = _by_name(by_path, set(path_of.values()))
     found: Boxes = {}
-    for photo in wanted:
-        boxes = by_path.get(str(Path(photo).absolute())) or by_name.get(Path(photo).name)
+    for photo, path in path_of.items():
+        boxes = by_path.get(path) or by_name.get(Path(photo).name)
         if boxes:
             found[photo] = boxes
     return found
 
 
-def _by_name(entries: dict[str, list[tuple[float, ...]]]) -> Boxes:
-    """Boxes by bare file name, where only one entry has that name."""
-    names = [Path(name).name for name in entries]
+def _joined(pairs: Iterable[tuple[str, Iterable[Box]]]) -> Boxes:
+    """One entry for each name, with the boxes of all pairs of that name."""
+    boxes: Entries = {}
+    for name, some in pairs:
+        boxes.setdefault(name, []).extend(some)
+    return {name: tuple(all_of_them) for name, all_of_them in boxes.items()}
+
+
+def _by_name(by_path: Boxes, wanted: set[str]) -> Boxes:
+    """Boxes by bare file name, where only one entry has that name and no photo has its path."""
+    names = Counter(Path(path).name for path in by_path)
     return {
-        Path(name).name: tuple(boxes)
-        for name, boxes in entries.items()
-        if names.count(Path(name).name) == 1
+        Path(path).name: boxes
+        for path, boxes in by_path.items()
+        if names[Path(path).name] == 1 and path not in wanted
     }
 
 
@@ -83,9 +95,13 @@ def _locate(name: str, file: Path) -> str:
     return os.path.normpath(beside if beside.exists() or not Path(name).exists() else name)
 
 
-def _from_csv(text: str, file: Path) -> dict[str, list[tuple[float, ...]]]:
-    entries: dict[str, list[tuple[float, ...]]] = {}
-    for number, row in enumerate(csv.reader(text.splitlines()), 1):
+def _from_csv(text: str, file: Path) -> Entries:
+    entries: Entries = {}
+    try:
+        rows = list(csv.reader(text.splitlines()))
+    except csv.Error as error:
+        raise MinisamError(f"{file} is not CSV ({error}); expected {EXAMPLE}") from None
+    for number, row in enumerate(rows, 1):
         row = [cell.strip() for cell in row]
         if not any(row) or (
             number == 1 and [c.lower() for c in row[1:]] == ["x0", "y0", "x1", "y1"]
@@ -97,14 +113,14 @@ def _from_csv(text: str, file: Path) -> dict[str, list[tuple[float, ...]]]:
     return entries
 
 
-def _from_json(text: str, file: Path) -> dict[str, list[tuple[float, ...]]]:
+def _from_json(text: str, file: Path) -> Entries:
     try:
-        data = json.loads(text)
-    except ValueError as error:
+        data = json.loads(text, object_pairs_hook=_all_lists)
+    except (ValueError, RecursionError) as error:
         raise MinisamError(f"{file} is not JSON ({error})") from None
     if not isinstance(data, dict):
         raise MinisamError(f"{file}: expected {EXAMPLE.split(', or ')[1]}")
-    entries: dict[str, list[tuple[float, ...]]] = {}
+    entries: Entries = {}
     for photo, boxes in data.items():
         if not isinstance(boxes, list) or not boxes:
             raise MinisamError(f"{file}, {photo}: expected a list of boxes [x0, y0, x1, y1]")
@@ -112,11 +128,20 @@ def _from_json(text: str, file: Path) -> dict[str, list[tuple[float, ...]]]:
     return entries
 
 
-def _box(values: Any, where: str) -> tuple[float, ...]:
+def _all_lists(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    """A JSON object in which a key that comes twice has both lists; by itself json drops one."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        both = isinstance(value, list) and isinstance(found.get(key), list)
+        found[key] = found[key] + value if both else value
+    return found
+
+
+def _box(values: Any, where: str) -> Box:
     try:
-        box = tuple(float(value) for value in values)
-    except (TypeError, ValueError):
+        box = tuple(map(float, values)) if isinstance(values, list) else ()
+    except (TypeError, ValueError, OverflowError):
         box = ()
     if len(box) != 4 or not all(map(math.isfinite, box)):
-        raise MinisamError(f"{where}: {values!r} is not four numbers x0, y0, x1, y1")
+        raise MinisamError(f"{where}: {shown(values)} is not four numbers x0, y0, x1, y1")
     return box

@@ -214,6 +214,31 @@ def test_prompt_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "0.png,1,2,3,4\n./0.png,5,6,7,8\n"),
+        ("a.json", '{"0.png": [[1, 2, 3, 4]], "./0.png": [[5, 6, 7, 8]]}'),
+        ("a.json", '{"0.png": [[1, 2, 3, 4]], "0.png": [[5, 6, 7, 8]]}'),
+    ],
+)
+def test_a_photo_that_is_named_twice_gets_all_its_boxes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(text)
+    expected = {"0.png": ((1, 2, 3, 4), (5, 6, 7, 8))}
+    assert read_prompts(name) == read_prompts(name, ["0.png"]) == expected
+
+
+def test_boxes_of_one_photo_are_not_given_to_another_of_the_same_name(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text("a/1.png,1,2,3,4\n")
+    photos = [str(tmp_path / "a" / "1.png"), str(tmp_path / "b" / "1.png")]
+    assert read_prompts(tmp_path / "boxes.csv", photos[1:]) == {photos[1]: ((1, 2, 3, 4),)}
+    make_photos(tmp_path / "a", 2)  # now the file's path is that of a photo
+    assert read_prompts(tmp_path / "boxes.csv", photos) == {photos[0]: ((1, 2, 3, 4),)}
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.csv", "", "holds no box"),
@@ -226,6 +251,10 @@ def test_prompt_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("a.json", '{"0.png": [[1, 2]]}', "0.png, box 1"),
         ("a.json", '{"0.png": 3}', "expected a list"),
         ("a.json", '{"0.png": [3]}', "not four numbers"),
+        ("a.json", '{"0.png": ["1234"]}', "not four numbers"),
+        ("a.json", '{"0.png": [[1, 2, 3, 1' + "0" * 400 + "]]}", "not four numbers"),
+        ("a.json", "[" * 100_000, "is not JSON"),
+        ("a.csv", "0.png," + "1" * 200_000 + ",2,3,4", "is not CSV"),
     ],
 )
 def test_bad_prompt_files(tmp_path: Path, name: str, text: str, message: str) -> None:
