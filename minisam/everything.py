@@ -170,6 +170,8 @@ class SamAutomaticMaskGenerator:
         _at_least("points_per_batch", points_per_batch, 1)
         _at_least("crop_n_layers", crop_n_layers, 0)
         _at_least("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1)
+        if not 0 <= crop_overlap_ratio <= 1:
+            raise MinisamError(f"crop_overlap_ratio is {crop_overlap_ratio}; expected 0 to 1")
         if output_mode not in OUTPUT_MODES:
             raise MinisamError(
                 f"output_mode is {output_mode!r}; expected one of {', '.join(OUTPUT_MODES)}"

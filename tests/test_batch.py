@@ -328,6 +328,8 @@ def test_prompts_on_the_command_line(cli: Any, folder: Path) -> None:
         (("photo.png", "--everything", "--prompts", "x.csv"), "not both"),
         (("photo.png", "photo2.png", "--everything"), "--out"),
         (("photo.png", "--everything", "--points-per-side", "0"), "--points-per-side is 0"),
+        (("photo.png", "--everything", "--crop-overlap-ratio", "2"), "--crop-overlap-ratio is 2.0"),
+        (("photo.png", "--everything", "--crop-overlap-ratio", "nan"), "expected 0 to 1"),
         (("photo.png", "--everything", "--format", "gif"), "'gif' is none of"),
         (("photo.png", "--point", "3,4", "--format", "coco"), "goes with --everything"),
         (("photo.png", "--prompts", "gone.csv", "--out", "r"), "no such file: gone.csv"),
