@@ -332,6 +332,8 @@ def test_prompts_on_the_command_line(cli: Any, folder: Path) -> None:
         (("photo.png", "--everything", "--crop-overlap-ratio", "nan"), "expected 0 to 1"),
         (("photo.png", "--everything", "--format", "gif"), "'gif' is none of"),
         (("photo.png", "--point", "3,4", "--format", "coco"), "goes with --everything"),
+        (("photo.png", "--point", "3,4", "--points-per-side", "2"), "goes with --everything\n"),
+        (("photo.png", "--prompts", "x.csv", "--pred-iou-thresh", "0.5"), "not with --prompts"),
         (("photo.png", "--prompts", "gone.csv", "--out", "r"), "no such file: gone.csv"),
         (("gone.png", "--everything"), "no such file: gone.png"),
         (("photo.png", "--everything", *LOOSE, "--out", "x.json"), "--out x.json is one file"),

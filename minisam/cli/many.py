@@ -73,7 +73,8 @@ def wanted(args: argparse.Namespace) -> bool:
         return True
     for name in ("format", "dask", *GENERATOR):
         if getattr(args, name) is not None:
-            raise MinisamError(f"{_option(name)} goes with --everything or --prompts")
+            modes = "--everything" if name in GENERATOR else "--everything or --prompts"
+            raise MinisamError(f"{_option(name)} goes with {modes}")
     return False
 
 
@@ -250,6 +251,9 @@ def _check(args: argparse.Namespace) -> None:
             raise MinisamError(
                 f"--{name} does not go with {mode}; choose among --format {','.join(FORMATS)}"
             )
+    for name in GENERATOR:
+        if args.prompts and getattr(args, name) is not None:
+            raise MinisamError(f"{_option(name)} goes with --everything, not with --prompts")
     if args.everything and not args.photos:
         raise MinisamError("no photo given: minisam photo.jpg --everything")
 
