@@ -284,6 +284,26 @@ def test_one_photo_on_the_command_line(cli: Any, folder: Path) -> None:
     assert Image.open("x.png").size == (140, 90)
 
 
+@pytest.mark.parametrize(
+    ("out", "wanted"),
+    [
+        ("new/", "new/photo_labels.png"),
+        ("new.png/", "new.png/photo_labels.png"),
+        ("old.png", "old.png/photo_labels.png"),
+        ("cat", "cat_labels.png"),
+        ("new/cat.png", "new/cat.png"),
+        ("v1.5", "v1.5_labels.png"),
+    ],
+)
+def test_out_for_everything_means_what_it_means_for_a_prompt(
+    cli: Any, folder: Path, out: str, wanted: str
+) -> None:
+    (folder / "old.png").mkdir()
+    ran = cli("photo.png", "--everything", *LOOSE, "--format", "png", "--out", out)
+    assert ran.code == 0 and ran.out.splitlines()[-1].strip() == wanted
+    assert set(contents(folder)) == {"photo.png", wanted}
+
+
 def test_an_empty_result_is_explained(cli: Any, folder: Path) -> None:
     ran = cli("photo.png", "--everything", "--points-per-side", 2, "--pred-iou-thresh", 5)
     assert ran.code == 0
@@ -327,6 +347,9 @@ def test_prompts_on_the_command_line(cli: Any, folder: Path) -> None:
         (("photo.png", "--everything", "--cutout"), "--format"),
         (("photo.png", "--everything", "--prompts", "x.csv"), "not both"),
         (("photo.png", "photo2.png", "--everything"), "--out"),
+        (("photo.png", "photo2.png", "--everything", "--out", ""), "need a folder"),
+        (("photo.png", "--everything", "--out", ""), "--out is empty"),
+        (("photo.png", "--everything", "--out", "x.jpg"), "pictures are written as PNG"),
         (("photo.png", "--everything", "--points-per-side", "0"), "--points-per-side is 0"),
         (("photo.png", "--everything", "--crop-overlap-ratio", "2"), "--crop-overlap-ratio is 2.0"),
         (("photo.png", "--everything", "--crop-overlap-ratio", "nan"), "expected 0 to 1"),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -91,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from ..jobs import Job, name_tasks
     from ..model import load
     from ..prompt_file import read_prompts
+    from .outputs import check_out
 
     photos = list(_expand(args.photos))
     boxes = read_prompts(args.prompts, photos) if args.prompts else None
@@ -98,7 +98,9 @@ def run(args: argparse.Namespace) -> int:
     if args.photos and not tasks:
         raise MinisamError(f"no picture in {args.photos[0]}")
     alone = len(tasks) == 1 and not args.prompts and not args.dask
-    if not alone and args.out is None:
+    if alone and args.out is not None:
+        check_out(args.out)
+    if not alone and not args.out:
         raise MinisamError("the results of several photos need a folder: --out results/")
     with Line() as line:
         line.show(f"loading {args.model}")
@@ -135,23 +137,23 @@ def _one(args: argparse.Namespace, task: Task, job: Job, sam: Sam) -> int:
 
 def _write(args: argparse.Namespace, found: Found) -> list[Path]:
     """Write the results where ``--out`` says, or here with the photo's name."""
-    from ..files import write_together
-    from .outputs import write_free
+    from .outputs import names_folder, write_files, write_free
 
-    out = args.out or ""
-    exact = Path(out).suffix.lower() in (".png", ".json", ".geojson")
-    if exact:
+    if args.out is None:
+        return write_free(Path(found.task.name), found.files, overwrite=args.force)
+    out = args.out
+    if names_folder(out):
+        return write_free(Path(out) / found.task.name, found.files, overwrite=args.force)
+    if Path(out).suffix.lower() in (".png", ".json", ".geojson"):
         endings = {Path(suffix).suffix for suffix in found.files}
         if len(found.files) != 1 or endings != {Path(out).suffix.lower()}:
             raise MinisamError(
                 f"--out {out} is one file, but these are to be written: "
                 f"{', '.join(sorted(found.files)[:3])}; give a folder or the beginning of the names"
             )
-        write_together({Path(out): next(iter(found.files.values()))}, overwrite=args.force)
+        write_files({Path(out): next(iter(found.files.values()))}, args.force)
         return [Path(out)]
-    in_folder = not out or Path(out).is_dir() or out.endswith(("/", os.sep))
-    prefix = Path(out) / found.task.name if in_folder else Path(out)
-    return write_free(prefix, found.files, overwrite=args.force)
+    return write_free(Path(out), found.files, overwrite=args.force)
 
 
 # ---------------------------------------------------------------------- many photos

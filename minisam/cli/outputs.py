@@ -65,17 +65,12 @@ class Place:
 
     def _set(self, out: str | None, photo: str, masks: int) -> None:
         stem = Path(photo).stem
-        if out == "":
-            raise MinisamError("--out is empty; give a folder or the beginning of the names")
         if out is None:
             self.prefix = Path(stem)
-        elif out.endswith(("/", os.sep)) or _is_folder(out):
+            return
+        check_out(out)
+        if names_folder(out):
             self.prefix = Path(out) / stem
-        elif Path(out).suffix.lower() in OTHER_PICTURES:
-            raise MinisamError(
-                f"--out {out}: pictures are written as PNG, which loses nothing; "
-                "give a .png file, a folder, or the beginning of the names"
-            )
         elif Path(out).suffix.lower() == ".png":
             pictures = len(self.kinds) * (masks if self.every else 1)
             if pictures != 1:
@@ -92,6 +87,28 @@ class Place:
         """What follows the photo's name in that of a picture."""
         index, kind = name
         return f"_{kind}_{index}.png" if self.every else f"_{kind}.png"
+
+
+def names_folder(out: str) -> bool:
+    """Whether ``--out`` is a folder: it exists, or is to be made because it ends with a slash."""
+    return out.endswith(("/", os.sep)) or _is_folder(out)
+
+
+def check_out(out: str) -> None:
+    """Refuse an ``--out`` that no result of one photo can have.
+
+    Raises
+    ------
+    MinisamError
+        It is empty, or the name of a picture in another format than PNG.
+    """
+    if out == "":
+        raise MinisamError("--out is empty; give a folder or the beginning of the names")
+    if not names_folder(out) and Path(out).suffix.lower() in OTHER_PICTURES:
+        raise MinisamError(
+            f"--out {out}: pictures are written as PNG, which loses nothing; "
+            "give a .png file, a folder, or the beginning of the names"
+        )
 
 
 def write(place: Place, pixels: Array, masks: Array, best: int, logits: Array,
@@ -140,7 +157,7 @@ def _publish(place: Place, pictures: dict[Name, bytes], logits: bytes) -> dict[N
     """Put the files on the disk, and say where."""
     fixed = {place.logits: logits} if place.logits else {}
     if place.exact:
-        _write({place.exact: next(iter(pictures.values()))} | fixed, place.force)
+        write_files({place.exact: next(iter(pictures.values()))} | fixed, place.force)
         return dict.fromkeys(pictures, place.exact)
     files = {place.suffix(name): picture for name, picture in pictures.items()}
     paths = write_free(place.prefix, files, fixed, overwrite=place.force)
@@ -180,7 +197,7 @@ def write_free(prefix: Path, files: Mapping[str, bytes], fixed: Mapping[Path, by
         if not overwrite and any(map(os.path.lexists, tops)):
             continue
         try:
-            _write({**paths, **fixed}, overwrite)
+            write_files({**paths, **fixed}, overwrite)
         except FileTaken:  # by another process, since the name was found to be free
             if any(map(os.path.lexists, fixed)):
                 raise
@@ -189,7 +206,14 @@ def write_free(prefix: Path, files: Mapping[str, bytes], fixed: Mapping[Path, by
     raise AssertionError("count() never ends")
 
 
-def _write(files: Mapping[Path, bytes], overwrite: bool) -> None:
+def write_files(files: Mapping[Path, bytes], overwrite: bool) -> None:
+    """Make the folders that are missing, and write all files or none.
+
+    Raises
+    ------
+    FileTaken, MinisamError
+        As for `minisam.files.write_together`; or a folder cannot be made.
+    """
     for folder in {path.parent for path in files}:
         _make_folder(folder)
     write_together(files, overwrite=overwrite)
