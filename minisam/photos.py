@@ -23,8 +23,9 @@ def read_photo(image: Any, image_format: str = "RGB", background: str = "white")
     ----------
     image : path, PIL.Image.Image or array
         Files and PIL images: EXIF orientation is applied; grey, palette, RGBA, CMYK and 16-bit are
-        converted. Arrays: (rows, columns, 3) uint8 as
-        segment-anything takes them; (rows, columns), (rows, columns, 1 or 4) and uint16 work too.
+        converted. Arrays: (rows, columns, 3) uint8 as segment-anything takes them; (rows, columns)
+        and (rows, columns, 1 or 4) work too, and uint16 from 0 to 65535. Wider integers are
+        refused: nothing tells whether their white is 255 or 65535.
     image_format : {"RGB", "BGR"}
         Order of an array's channels.
     background : {"white", "black"}
@@ -95,7 +96,10 @@ def _rgb(image: Image.Image, background: str) -> Array:
         raise MinisamError(f"it has no pixels (size {image.size[0]}x{image.size[1]})")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        return _from_array(np.asarray(image), "RGB", background)
+        x = np.asarray(image)
+        if x.dtype == np.int32 and x.min() >= 0 and x.max() <= 65535:
+            x = x.astype(np.uint16)  # Pillow's "I" is how it opens many 16-bit files
+        return _from_array(x, "RGB", background)
     if image.mode == "La":
         image = image.convert("LA")  # from which alone Pillow knows a way on
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
@@ -124,12 +128,14 @@ def _from_array(x: Array, image_format: str, background: str) -> Array:
 
 
 def _to_8_bit(x: Array) -> Array:
-    """uint8 as it is; 16-bit scaled by 1 / 257, so that 65535 becomes 255."""
+    """uint8 as it is; uint16 scaled by 1 / 257, so that 65535 becomes 255."""
     if x.dtype == np.uint8:
         return x
-    if x.dtype.kind in "iu" and x.min() >= 0 and x.max() <= 65535:
+    if x.dtype.kind == "u" and x.dtype.itemsize == 2:  # of either byte order
         return ((x.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    way = "whole numbers from 0 to 255: image" if x.dtype.kind in "iu" else (
+        "floats from 0 to 1: (255 * image).round()")  # fmt: skip
     raise MinisamError(
         f"the image array has type {x.dtype}; expected uint8 from 0 to 255 "
-        "(for floats from 0 to 1: (255 * image).round().astype('uint8'))"
+        f"(for {way}.astype('uint8'))"
     )

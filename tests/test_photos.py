@@ -153,6 +153,8 @@ def test_file_formats(tmp_path: Path, fmt: str) -> None:
     [
         (COLOUR / 255, "type float64; expected uint8"),
         (COLOUR.astype(np.int16) - 300, "type int16"),
+        (COLOUR.astype(np.int64), r"type int64; .* from 0 to 255: image\.astype\('uint8'\)"),
+        (COLOUR.astype(np.int32), "type int32"),  # read as 16 bits it would be black
         (COLOUR.transpose(2, 0, 1), r"shape \(3, 5, 7\); expected \(rows, columns, 3\)"),
         (COLOUR[None], "shape"),
         (np.zeros((0, 4, 3), np.uint8), "no pixels"),
