@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from .config import SamConfig
-from .errors import MinisamError
+from .errors import MinisamError, shown
 from .photos import read_photo
 from .preprocess import fit_inner
 from .prompts import check_mask_input
@@ -92,8 +92,8 @@ def _load_npy(name: str) -> Array:
         x = np.load(name, allow_pickle=False)
     except FileNotFoundError:
         raise MinisamError(f"no such file: {name}") from None
-    except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # damaged files make NumPy raise anything
+        why = shown(error, 160) or type(error).__name__
         raise MinisamError(f"{name} is not a .npy file of numbers, or is damaged ({why})") from None
     if not isinstance(x, np.ndarray):
         raise MinisamError(f"{name} holds several arrays; expected a .npy file with one")

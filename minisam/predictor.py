@@ -7,15 +7,13 @@ The only place that knows the order of the stages. Drop-in for segment-anything'
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from . import postprocess
-from .errors import MinisamError
+from .errors import MinisamError, shown
 from .files import write_atomic
 from .image_encoder import Watch, encode_image
 from .mask_decoder import Photo, ask, draw_masks, mask_slice, prepare
@@ -32,9 +30,6 @@ TORCH_ONLY = {
     "set_torch_image": "set_image",
     "predict_torch": "predict_many",
 }
-# What reading a file that is no .npz of ours, or was cut short, raises in NumPy and zipfile
-NOT_AN_EMBEDDING = (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, MemoryError,
-                    NotImplementedError, zipfile.BadZipFile, zlib.error)  # fmt: skip
 PROMPTS_AT_ONCE = 8  # bounds memory: each prompt changes a copy of the image, 4 MB in ViT-B
 
 
@@ -43,7 +38,7 @@ class SamPredictor:
 
     Parameters
     ----------
-    sam : Sam
+    sam_model : Sam
         From `minisam.load` or `minisam.sam_model_registry`.
 
     Attributes
@@ -56,8 +51,8 @@ class SamPredictor:
         The photo's embedding.
     """
 
-    def __init__(self, sam: Sam) -> None:
-        self.model = sam
+    def __init__(self, sam_model: Sam) -> None:
+        self.model = sam_model
         self.reset_image()
 
     @property
@@ -158,17 +153,19 @@ class SamPredictor:
         Raises
         ------
         MinisamError
-            The file is missing or damaged, or was made with other weights.
+            The file is missing or damaged, or was made with other weights. No image is set then.
         """
+        self.reset_image()
         try:
             with np.load(path, allow_pickle=False) as saved:
                 features, weights = saved["features"], str(saved["weights"])
                 photo, inner = saved["original_size"], saved["input_size"]
         except FileNotFoundError:
             raise MinisamError(f"no such file: {os.fspath(path)}") from None
-        except NOT_AN_EMBEDDING as error:
+        except Exception as error:  # damaged files make NumPy and zipfile raise anything
+            why = shown(error, 160) or type(error).__name__
             raise MinisamError(
-                f"{os.fspath(path)} is not a saved embedding or is damaged; make it again ({error})"
+                f"{os.fspath(path)} is not a saved embedding or is damaged; make it again ({why})"
             ) from None
         if weights != self.model.fingerprint:
             raise MinisamError(

@@ -68,6 +68,8 @@ def check_boxes(boxes: Any, photo: Size, one: bool = False) -> Array:
     x = _numbers(boxes, "box")
     if one and x.shape == (4,):
         x = x[None]
+    if x.shape == (0, 4):
+        raise MinisamError("box has shape (0, 4), which is no box at all; expected one or more")
     if x.ndim != 2 or x.shape[1] != 4 or len(x) == 0 or (one and len(x) != 1):
         raise MinisamError(
             f"box has shape {x.shape}; expected {'(4,)' if one else '(B, 4)'} as x0, y0, x1, y1"
@@ -108,7 +110,7 @@ def check_mask_input(mask: Any, size: Size) -> Array:
 def _numbers(x: Any, name: str) -> Array:
     try:
         return np.asarray(x, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise MinisamError(f"{name} is not an array of numbers with equal rows") from None
 
 

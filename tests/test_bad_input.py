@@ -210,6 +210,7 @@ def test_bad_points_and_boxes(
         (dict(point_coords=[], point_labels=[]), "point_coords has shape"),
         (dict(point_coords=[[1, 2], [3]], point_labels=[1, 1]), "equal rows"),
         (dict(point_coords=[["a", "b"]], point_labels=[1]), "not an array of numbers"),
+        (dict(point_coords=[[10**400, 2]], point_labels=[1]), "not an array of numbers"),
         (dict(point_coords=[[1j, 2]], point_labels=[1]), "not an array of numbers"),
         (dict(box=[1, 2, 3]), r"box has shape \(3,\); expected \(4,\)"),
         (dict(box=[[1, 2], [3, 4]]), r"box has shape \(2, 2\)"),
@@ -237,7 +238,7 @@ def test_bad_prompts_in_python(predictor: SamPredictor, prompt: dict, words: str
         (dict(point_labels=[[1]]), "point_labels need point_coords"),
         (dict(point_labels=[[1]], boxes=[[1, 2, 3, 4]]), "point_labels need point_coords"),
         (dict(boxes=[1, 2, 3, 4]), r"expected \(B, 4\)"),
-        (dict(boxes=np.zeros((0, 4))), r"box has shape \(0, 4\)"),
+        (dict(boxes=np.zeros((0, 4))), r"box has shape \(0, 4\), which is no box at all"),
         (
             dict(point_coords=[[[1, 2]]], point_labels=[[1]], boxes=[[0, 0, 9, 9]] * 2),
             "1 point prompts but 2 boxes",
@@ -270,6 +271,14 @@ def picture(path: Path, shape: tuple[int, ...], value: int) -> None:
     Image.fromarray(np.full(shape, value, np.uint8)).save(path)
 
 
+def npy(header: str) -> bytes:
+    """The start of a .npy file that describes its array in these words."""
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+
+
+# NumPy raises tokenize.TokenError and OverflowError for these
+HEADERS = ("(((\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (1" + "0" * 31 + ",), }\n")
+
 BAD_HINTS = {
     "missing.npy": (lambda p: None, "no such file: missing.npy"),
     "missing.png": (lambda p: None, "no such file: missing.png"),
@@ -279,6 +288,8 @@ BAD_HINTS = {
     "words.npy": (lambda p: np.save(p, np.array([["a"]])), "not an array of numbers"),
     "objects.npy": (lambda p: np.save(p, np.array([None])), "not a .npy file of numbers"),
     "text.npy": (lambda p: p.write_text("hello"), "text.npy is not a .npy file"),
+    "open.npy": (lambda p: p.write_bytes(npy(HEADERS[0])), "open.npy is not a .npy file"),
+    "huge.npy": (lambda p: p.write_bytes(npy(HEADERS[1])), "huge.npy is not a .npy file"),
     "empty.npy": (lambda p: p.write_text(""), "empty.npy is not a .npy file"),
     "folder.npy": (lambda p: p.mkdir(), "folder.npy is not a .npy file"),
     "bool.npy": (lambda p: np.save(p, np.ones((9, 14), bool)), "is 14x9 pixels, the photo 140x90"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from minisam.model import Sam
 from minisam.predictor import PROMPTS_AT_ONCE
 
 from .recipe import TINY, recipe_sam
+from .test_bad_input import HEADERS, npy
 
 ROWS, COLS = 90, 140
 POINTS = np.array([[20.0, 30.0], [70.5, 44.0], [139.0, 1.0]])
@@ -29,6 +32,10 @@ def sam() -> Sam:
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (ROWS, COLS, 3), dtype=np.uint8)
+
+
+def test_the_model_goes_by_segment_anythings_name(sam: Sam) -> None:
+    assert SamPredictor(sam_model=sam).model is sam
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +281,36 @@ def test_other_npz_and_npy_files_are_no_embedding(sam: Sam, tmp_path: Path) -> N
             SamPredictor(sam).load_embedding(tmp_path / name)
     with pytest.raises(MinisamError, match="no such file"):
         SamPredictor(sam).load_embedding(tmp_path / "missing.npz")
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_an_embedding_with_a_strange_header_is_refused(
+    sam: Sam, tmp_path: Path, header: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / "e.npz", "w") as file:
+        file.writestr("features.npy", npy(header))
+    with pytest.raises(MinisamError, match=r"e\.npz is not a saved embedding"):
+        SamPredictor(sam).load_embedding(tmp_path / "e.npz")
+
+
+def test_an_encrypted_embedding_is_refused(predictor: SamPredictor, tmp_path: Path) -> None:
+    path = tmp_path / "e.npz"
+    predictor.save_embedding(path)
+    whole = bytearray(path.read_bytes())
+    for start, flags in ((b"PK\1\2", 8), (b"PK\3\4", 6)):  # in the table of contents and before it
+        for place in re.finditer(re.escape(start), bytes(whole)):
+            whole[place.start() + flags] |= 1
+    path.write_bytes(whole)
+    with pytest.raises(MinisamError, match=r"e\.npz is not a saved embedding"):
+        SamPredictor(predictor.model).load_embedding(path)
+
+
+def test_after_a_bad_embedding_the_old_photo_is_gone(sam: Sam, photo: np.ndarray) -> None:
+    made = SamPredictor(sam)
+    made.set_image(photo)
+    with pytest.raises(MinisamError):
+        made.load_embedding("missing.npz")
+    assert not made.is_image_set
 
 
 # ---------------------------------------------------------------------- the registry
