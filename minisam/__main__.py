@@ -39,11 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail("not enough memory; a smaller photo or a smaller model needs less")
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # the reader has seen enough, which is no failure
-        raise
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        return fail(f"{error.strerror or error}{where}")
 
 
 def run(args: Namespace) -> int:

@@ -57,7 +57,7 @@ def set_image(predictor: SamPredictor, image: Any, *, watch: Watch | None = None
     if path is None:
         predictor.set_image(pixels, watch=watch)
         return False
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110  # Path.exists() raises where it may not look
         try:
             predictor.load_embedding(path)
         except MinisamError:

@@ -92,7 +92,7 @@ def test_a_place_that_cannot_be_written_does_not_matter(
     sam: Sam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    for cache in (tmp_path / "file", Path("/proc/minisam")):
+    for cache in (tmp_path / "file", Path("/proc/minisam"), tmp_path / ("x" * 300)):
         monkeypatch.setenv("MINISAM_CACHE", str(cache))
         cached, predictor = see(sam, photo(1))
         assert not cached and predictor.is_image_set

@@ -105,6 +105,16 @@ def test_no_home_folder_is_one_line(capsys, monkeypatch) -> None:
     assert (status, out) == (2, "") and err.count("\n") == 1 and "MINISAM_CACHE" in err
 
 
+def test_a_name_that_is_too_long_is_one_line(capsys, checkpoint) -> None:
+    status, _, err = run(capsys, "show", "x" * 300)
+    assert status == 2 and "no such weights: xxx" in err and err.count("\n") == 1
+    with pytest.raises(SystemExit) as exit:
+        run(capsys, "convert", checkpoint, "-o", "x" * 300)
+    err = capsys.readouterr().err
+    assert exit.value.code == 2 and err.startswith("minisam: error: File name too long: xxx")
+    assert err.count("\n") == 1
+
+
 def test_fetch_then_use(capsys, item, server) -> None:  # noqa: F811
     status, out, _ = run(capsys, "fetch", "vit_b", "--url", server.url)
     assert status == 0 and str(item.path) in out and "--model vit_b" in out

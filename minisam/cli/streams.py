@@ -20,7 +20,8 @@ def printing() -> Iterator[None]:
     ------
     SystemExit
         With 141, and nothing is said: the reader (head, for one) has seen enough. With 2, and one
-        line is said: the block raised a MinisamError, or what it printed does not fit on a disk.
+        line is said: the block raised a MinisamError, a file could not be used (an OSError that
+        nothing else turned into words), or what was printed does not fit on a disk.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -34,6 +35,10 @@ def printing() -> Iterator[None]:
         raise SystemExit(PIPE_CLOSED) from None
     except MinisamError as error:
         print(f"minisam: error: {error}", file=sys.stderr)
+        raise SystemExit(BAD_INPUT) from None
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"minisam: error: {error.strerror or error}{where}", file=sys.stderr)
         raise SystemExit(BAD_INPUT) from None
 
 
