@@ -44,6 +44,8 @@ class SamConfig:
         Channels of the decoder, ``C`` (256).
     decoder_depth, decoder_heads, decoder_mlp : int
         The two-way transformer's blocks, heads and MLP width.
+    mask_hidden : int
+        Channels of a mask hint on its way to ``C`` (16).
     masks : int
         Mask tokens, ``M``: one for single output and the rest for multiple output (4).
     """

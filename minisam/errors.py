@@ -6,8 +6,8 @@ from __future__ import annotations
 class MinisamError(ValueError):
     """Bad input, said in one line: what was wrong and what to do.
 
-    The command line prints the text and exits with 2. It is a ``ValueError`` so that scripts
-    written for segment-anything keep catching what they used to catch.
+    The command line prints the text and exits with 2. segment-anything raises AssertionError,
+    RuntimeError or ValueError in its place; scripts that catch the first two have to be changed.
     """
 
 

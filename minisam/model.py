@@ -77,8 +77,9 @@ def load(name_or_path: str | os.PathLike[str] = "nano") -> Sam:
     Parameters
     ----------
     name_or_path : str or path
-        ``"nano"`` for the weights that ship with minisam, or a ``.safetensors`` file with Meta's or
-        Hugging Face's tensor names.
+        ``"nano"`` for the weights that ship with minisam; ``"vit_b"``, ``"vit_l"`` or ``"vit_h"``
+        for Meta's, fetched before; or a file: ``.safetensors`` or ``.pth``, an index of shards or
+        the folder of a Hugging Face model.
 
     Returns
     -------
@@ -87,7 +88,7 @@ def load(name_or_path: str | os.PathLike[str] = "nano") -> Sam:
     Raises
     ------
     MinisamError
-        The file is missing or unreadable, or a tensor is missing, extra or mis-shaped.
+        The file is missing or unreadable, or a tensor is missing, extra, mis-shaped or not finite.
     """
     path = weights.find(name_or_path)
     tensors, metadata = weights.read(path)
@@ -99,7 +100,9 @@ def load(name_or_path: str | os.PathLike[str] = "nano") -> Sam:
 def _builder(kind: str) -> Callable[..., Sam]:
     def build(checkpoint: str | os.PathLike[str] | None = None) -> Sam:
         if checkpoint is None:
-            raise MinisamError(f'sam_model_registry["{kind}"] needs checkpoint="FILE.safetensors"')
+            raise MinisamError(
+                f'sam_model_registry["{kind}"] needs checkpoint="FILE", a .pth or .safetensors file'
+            )
         sam = load(checkpoint)
         if kind in OFFICIAL and sam.config.kind != kind:
             c = sam.config
