@@ -399,6 +399,9 @@ def test_a_folder_where_a_file_should_go(cli: Cli, folder: Path) -> None:
         (["--out", "a.jpg"], "pictures are written as PNG"),
         (["--out", "a.png"], "a.png is one file, but 2 pictures are to be written"),
         (["--mask", "--all", "--out", "a.png"], "but 3 pictures are to be written"),
+        (["--json", "--out", "a"], "--out is about pictures, but none is asked for"),
+        (["--logits", "a.npy", "--all"], "--all is about pictures, but none is asked for"),
+        (["--logits", "a.png", "--mask", "--out", "a.png"], "a name that ends with .npy"),
     ],
 )
 def test_out_that_does_not_fit(cli: Cli, folder: Path, flags: list[str], words: str) -> None:

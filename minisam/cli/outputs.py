@@ -45,7 +45,8 @@ class Place:
     Raises
     ------
     MinisamError
-        ``--out`` does not fit what is asked for, or names a file that exists.
+        ``--out``, ``--all`` or ``--logits`` does not fit what is asked for, or names a file that
+        exists.
     """
 
     def __init__(self, args: argparse.Namespace, photo: str, masks: int) -> None:
@@ -54,7 +55,17 @@ class Place:
         self.force = args.force
         self.exact: Path | None = None
         self.logits = Path(args.logits) if args.logits else None
+        if not self.kinds and (args.out is not None or args.all):
+            option = "--all" if args.out is None else "--out"
+            raise MinisamError(
+                f"{option} is about pictures, but none is asked for: with --json or --logits, "
+                "add --overlay, --mask or --cutout"
+            )
         self._set(args.out, photo, masks)
+        if self.logits and self.logits.suffix.lower() != ".npy":
+            raise MinisamError(
+                f"--logits {self.logits}: give a name that ends with .npy, as --mask-input wants it"
+            )
         for path in filter(None, (self.exact, self.logits)):
             if _is_folder(path):
                 raise MinisamError(f"{path} is a folder; give the name of a file")
