@@ -35,7 +35,7 @@ def picture(photo: str, pixels: Array, records: Records) -> Files:
         boxes=np.array(boxes) if boxes else None,
         colours=[_colour(r) for r in records],
     )
-    return {"_masks.png" if boxes else "_everything.png": _png(painted)}
+    return {"_masks.png" if boxes else "_everything.png": png_bytes(painted)}
 
 
 def coco(photo: str, pixels: Array, records: Records) -> Files:
@@ -49,14 +49,14 @@ def coco(photo: str, pixels: Array, records: Records) -> Files:
 def png(photo: str, pixels: Array, records: Records) -> Files:
     """One label map: 0 is background, i the i-th mask, the smaller one on top."""
     if not records:
-        return {"_labels.png": _png(np.zeros(pixels.shape[:2], np.uint8))}
-    return {"_labels.png": _png(label_map([r["segmentation"] for r in records]))}
+        return {"_labels.png": png_bytes(np.zeros(pixels.shape[:2], np.uint8))}
+    return {"_labels.png": png_bytes(label_map([r["segmentation"] for r in records]))}
 
 
 def folder(photo: str, pixels: Array, records: Records) -> Files:
     """A folder: a black-and-white picture of each mask, and a table; as Meta's amg.py @dca509f."""
     files = {
-        f"_masks/{i}.png": _png(as_mask(record["segmentation"]) * np.uint8(255))
+        f"_masks/{i}.png": png_bytes(as_mask(record["segmentation"]) * np.uint8(255))
         for i, record in enumerate(records)
     }
     table = io.StringIO()
@@ -129,7 +129,8 @@ def _json(data: Any) -> bytes:
     return (json.dumps(data, separators=(",", ":")) + "\n").encode()
 
 
-def _png(pixels: Array) -> bytes:
+def png_bytes(pixels: Array) -> bytes:
+    """The contents of a PNG file: (H, W), (H, W, 3) or (H, W, 4) uint8, or (H, W) uint16."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()

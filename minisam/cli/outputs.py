@@ -10,9 +10,9 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..errors import MinisamError
+from ..exports import png_bytes
 from ..files import FileTaken, write_together
 from ..formats import cutout, overlay
 from .prompt import Prompt
@@ -154,7 +154,7 @@ def write(place: Place, pixels: Array, masks: Array, best: int, logits: Array,
             if kind == "cutout" and not masks[i].any():
                 notes.append(f"mask {i} is empty: there is nothing to cut out")
             else:
-                pictures[i, kind] = _png(_picture(kind, pixels, masks[i], prompt))
+                pictures[i, kind] = png_bytes(_picture(kind, pixels, masks[i], prompt))
     if notes and not pictures:
         raise MinisamError(f"{notes[0]}; try another point or a box")
     paths = _publish(place, pictures, _npy(logits[best : best + 1]))
@@ -250,12 +250,6 @@ def _picture(kind: str, pixels: Array, mask: Array, prompt: Prompt) -> Array:
     if kind == "cutout":
         return cutout(pixels, mask)
     return mask * np.uint8(255)
-
-
-def _png(picture: Array) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
 
 
 def _npy(x: Array) -> bytes:

@@ -14,13 +14,11 @@ import numpy as np
 
 from .. import threads
 from ..layers import neighbours
+from ..postprocess import MASK_THRESHOLD
 from .compiled import kernel
 
 Array = np.ndarray
 Size = tuple[int, int]
-
-TAPS = 4
-MASK_THRESHOLD = 0.0
 
 
 def resize_masks(logits: Array, frame: Size, inner: Size, photo: Size) -> Array:
