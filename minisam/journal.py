@@ -81,16 +81,21 @@ class Journal:
         """
         names = [found.task.name + suffix for suffix in found.files]
         files = dict(zip(self._paths(names), found.files.values(), strict=True))
-        for folder in {path.parent for path in files}:
-            folder.mkdir(parents=True, exist_ok=True)
-        missing = {path: data for path, data in files.items() if not _holds(path, data)}
-        write_together(missing, overwrite=overwrite)
         entry = {
             "name": found.task.name, "photo": found.task.photo, "key": self._key(found.task),
             "masks": found.masks, "files": names,
         }  # fmt: skip
-        with open(self.path, "a") as file:
-            file.write("\n" * self._torn + json.dumps(entry) + "\n")
+        try:
+            for folder in {path.parent for path in files}:
+                folder.mkdir(parents=True, exist_ok=True)
+            missing = {path: data for path, data in files.items() if not _holds(path, data)}
+            write_together(missing, overwrite=overwrite)
+            with open(self.path, "a") as file:
+                file.write("\n" * self._torn + json.dumps(entry) + "\n")
+        except OSError as error:
+            raise MinisamError(
+                f"cannot write to {self.folder}: {error.strerror or error}; choose another --out"
+            ) from None
         self._torn = False
         self.entries[found.task.name] = entry
 

@@ -174,6 +174,15 @@ def test_a_folder_that_cannot_be_used(job: Job, tmp_path: Path) -> None:
         Journal(tmp_path / "file" / "out", job)
 
 
+def test_a_folder_that_goes_bad_in_the_middle(job: Job, photos: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    journal = Journal(out, job)
+    out.rmdir()
+    out.write_text("a file where the folder was")
+    with pytest.raises(minisam.MinisamError, match=r"cannot write to .*out: File exists"):
+        list(run(name_tasks(photos), journal, functools.partial(find_here, job=job, sam=SAM)))
+
+
 def test_memory_stays_flat(tmp_path: Path) -> None:
     """What 10 photos leave behind is what 60 leave behind, to a few kilobytes a photo."""
     photos = make_photos(tmp_path / "photos", 60)
