@@ -1,6 +1,6 @@
 """The decoder's steps on tokens, of which a prompt has about 7, and the order of all its steps.
 
-How tokens and image talk is left to an `Image`: `minisam.kernels.formed` holds the tokens of the
+How tokens and image talk is left to an `Image`: `minisam.kernels.decoder` holds the tokens of the
 image, `minisam.kernels.implied` only what can be known of them.
 """
 
