@@ -32,7 +32,7 @@ examples:
   minisam photo.jpg --point 500,375 --json          for another program
   minisam photo.jpg --everything                    every object
   minisam photos/*.jpg --everything --format coco --out results/
-  minisam photos/*.jpg --prompts boxes.csv --out results/
+  minisam photos/*.jpg --prompts boxes.csv --out in-boxes/
 
 refine a mask:
   minisam photo.jpg --point 500,375 --logits first.npy
