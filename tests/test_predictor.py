@@ -325,11 +325,12 @@ def test_the_registry_has_segment_anythings_names() -> None:
 def test_the_registry_refuses_another_size(tiny_weights: Path) -> None:
     sam = minisam.sam_model_registry["auto"](checkpoint=tiny_weights)
     assert sam.config == TINY
-    with pytest.raises(MinisamError, match="is not a vit_b"):
+    with pytest.raises(MinisamError, match="is not a vit_b: it has width 96"):
         minisam.sam_model_registry["vit_b"](checkpoint=str(tiny_weights))
 
 
 def test_device_is_the_cpu(sam: Sam) -> None:
     assert sam.to("cpu") is sam and sam.to(device="cpu") is sam and sam.eval() is sam
+    assert sam.device == "cpu"
     with pytest.raises(MinisamError, match="CPU only"):
         sam.to(device="cuda")

@@ -13,7 +13,7 @@ from minisam import MinisamError
 from minisam.weights import build, flatten, nest
 
 from .parity import compare
-from .recipe import TINY, recipe_sam, recipe_tensors
+from .recipe import TINY, recipe_tensors
 
 WORDS = [  # Meta's words -> Hugging Face's, written down independently of minisam's own table
     ("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
@@ -156,20 +156,3 @@ def test_the_shipped_weights_load() -> None:
     sam = minisam.load("nano")
     assert sam.config.kind == "custom" and sam.config.masks == 4
     assert sum(x.size for _, x in flatten(sam.params)) < 13_000_000
-
-
-def test_registry_names_and_checks_the_size(tensors, tmp_path) -> None:
-    save_file(tensors, tmp_path / "x.safetensors")
-    assert set(minisam.sam_model_registry) >= {"default", "vit_b", "vit_l", "vit_h"}
-    assert minisam.sam_model_registry["auto"](checkpoint=tmp_path / "x.safetensors").config == TINY
-    with pytest.raises(MinisamError, match="is not a vit_b: it has width 96"):
-        minisam.sam_model_registry["vit_b"](checkpoint=tmp_path / "x.safetensors")
-    with pytest.raises(MinisamError, match="needs checkpoint"):
-        minisam.sam_model_registry["vit_b"]()
-
-
-def test_to_accepts_the_cpu_only() -> None:
-    sam = recipe_sam(TINY, 7)
-    assert sam.to("cpu") is sam and sam.to(device="cpu").device == "cpu" and sam.eval() is sam
-    with pytest.raises(MinisamError, match="CPU only"):
-        sam.to("cuda")
