@@ -26,6 +26,7 @@ from .errors import MinisamError
 T = TypeVar("T")
 CPUS = Path("/sys/devices/system/cpu")
 CGROUPS = Path("/sys/fs/cgroup")
+LINE = 16  # floats of a line of the cache, 64 bytes
 
 
 # ---------------------------------------------------------------------- how many
@@ -255,7 +256,8 @@ def workspace(name: str, *shape: int) -> np.ndarray:
     """Borrow this thread's float32 scratch array of that name; its contents are left-overs.
 
     Fresh memory is slow: the system hands it out page by page, zeroed, on first touch. A buffer
-    that stays with the thread is touched once and then stays in cache.
+    that stays with the thread is touched once and then stays in cache. It begins with a line of
+    the cache: of a vector that lies across two lines, both have to be fetched.
 
     Parameters
     ----------
@@ -266,7 +268,9 @@ def workspace(name: str, *shape: int) -> np.ndarray:
     size = math.prod(shape)
     held = _workspaces.held.get(name)
     if held is None or held.size < size:
-        held = _workspaces.held[name] = np.empty(size, np.float32)
+        room = np.empty(size + LINE, np.float32)
+        start = -room.ctypes.data // room.itemsize % LINE
+        held = _workspaces.held[name] = room[start : start + size]
     return held[:size].reshape(shape)
 
 

@@ -17,6 +17,7 @@ import pytest
 import minisam
 from minisam import image_encoder, kernels, layers
 from minisam.dispatch import HOT
+from minisam.kernels import queries
 
 Array = np.ndarray
 
@@ -132,12 +133,31 @@ def test_tables_of_another_grid_are_resampled() -> None:
 
 
 @pytest.mark.parametrize("size", [30.0, 1000.0])
-def test_scores_of_any_size(size: float) -> None:
+@pytest.mark.parametrize("grid, win", [((7, 11), 5), ((40, 17), 0), ((44, 30), 40)])
+def test_scores_of_any_size(grid: tuple[int, int], win: int, size: float) -> None:
     """Softmax must neither overflow nor divide by zero."""
-    p = block_weights(24, 2, 12, 50, (5, 5))["attn"]
+    sides = (win, win) if win else grid
+    p = block_weights(24, 2, 12, 50, sides)["attn"]
     for name in ("rel_pos_h", "rel_pos_w"):
         p[name] = p[name] * size
-    check("window_attention", draw(1, 7, 11, 24), p, heads=2, win=5, tolerance=1e-3)
+    x = draw(1, *grid, 24)
+    if win:
+        check("window_attention", x, p, heads=2, win=win, tolerance=1e-3)
+    else:
+        check("attention", x[None], p, heads=2, tolerance=1e-3)
+
+
+def test_larger_scores_later() -> None:
+    """Keys are taken some rows at a time; here each row's scores are far above the ones before."""
+    grid = (64, 16)
+    rise = 200 / 126 * np.log2(np.e)  # of a score, in powers of 2, from a row of keys to the next
+    rows = queries.KEYS // grid[1]
+    assert rise * rows < np.log2(queries.ENOUGH) < rise * (grid[0] - rows)
+    p = block_weights(24, 2, 12, 50, grid)["attn"]
+    p["qkv"]["bias"][:24] = 1  # so that all queries give for a distance the sum of its vector
+    p["rel_pos_h"][:] = np.linspace(200, 0, 127, dtype=np.float32)[:, None] / 12
+    x = draw(1, *grid, 24, scale=0.01)
+    check("attention", x[None], p, heads=2, tolerance=1e-4)
 
 
 def test_read_only_weights() -> None:
@@ -176,10 +196,10 @@ def test_plain_specification_is_what_was_compared() -> None:
 KERNELS = """
 import re
 from minisam import kernels
-from minisam.kernels import elementwise, windows
+from minisam.kernels import elementwise, queries
 from tests.test_kernels_encoder import block_weights, draw
 kernels.block(draw(1, 7, 11, 32), block_weights(32, 2, 16, 64, (5, 5)), heads=2, win=5)
-for kernel in (elementwise.norm_rows, elementwise.gelu_rows, elementwise.add_rows, windows.soften):
+for kernel in (elementwise.norm_rows, elementwise.gelu_rows, elementwise.add_rows, queries.soften):
     code = " ".join(kernel.inspect_asm().values())
     print(kernel.py_func.__name__, len(re.findall(r"v(?:fmadd|add|mul)\\w*ps\\s.*[yz]mm", code)))
 """

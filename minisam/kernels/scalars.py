@@ -68,7 +68,7 @@ def exp(x: Any) -> Any:
 
 @njit(inline="always", error_model="numpy", fastmath={"contract", "nsz"})
 def exp2(x: Any) -> Any:
-    """2**x for a float32 x that is not above 0; off by at most 2e-7 of the result."""
+    """2**x for a float32 x below 127; off by at most 2e-7 of the result."""
     shifted = max(x, LOWEST_2) + ROUND
     r = max(x, LOWEST_2) - (shifted - ROUND)
     y = E2[0]

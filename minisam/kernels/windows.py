@@ -1,13 +1,10 @@
-"""Attention between the tokens of a window, or of the whole grid, in kernels.
+"""Attention between the tokens of a window, or of the whole grid: how it is cut up and shared out.
 
 Queries, keys and values are laid out head by head and window by window once, right after their
 product, so that each window is a plain matrix afterwards. A task is a few heads of one window, or
-some of the queries where a window is large: its scores stay near the core.
+some of the queries where a window is large; what it does is in `minisam.kernels.queries`.
 
-Scores are kept as (keys, queries). Every step of the softmax then takes one vector instruction for
-16 queries, and the weights go into the product with the values as they stand.
-
-What the plain functions compute and these leave out, because it cannot change the result:
+What the plain functions compute and the fast path leaves out, because it cannot change the result:
 
 * The keys' bias adds ``q . bias`` to all scores of a query, and a softmax ignores that.
 * The values' bias comes out of any weighted mean as it went in: it is added to the result.
@@ -18,37 +15,21 @@ What the plain functions compute and these leave out, because it cannot change t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .. import threads
 from ..layers import resize_linear
-from . import scalars
 from .compiled import kernel, vector
-from .matmul import LANES, address, linear, pack, product
+from .matmul import linear, pack
+from .queries import Window, answer, room_for
 
 Array = np.ndarray
 
 ROWS = 256  # tokens of one task: each task reads all the weights, so not too few
-SCORES = 128 * 4096  # of one task: 2 MB, which is 128 queries and 4096 keys of global attention
-KEYS = 512  # of one pass of the product with the values
-LOWEST = np.float32(-3e38)
+SCORES = 128 * 4096  # of one task: 128 queries and 4096 keys of global attention
 LOG2_E = 1.4426950408889634
-
-
-class Window(NamedTuple):
-    """Tokens that see one another: positions ``start:stop`` of the window-by-window order.
-
-    `rows`, `cols` count its real tokens; up to `H`, `W` it is padding.
-    """
-
-    start: int
-    stop: int
-    rows: int
-    cols: int
-    H: int
-    W: int
 
 
 def cut(grid: tuple[int, int], win: int) -> tuple[list[Window], Array]:
@@ -106,28 +87,10 @@ def attend(normed: Callable[[slice], Array], grid: tuple[int, int], p: dict, hea
     out = np.empty((len(place), heads, d), np.float32)
 
     def run(task: tuple[Window, slice, slice]) -> None:
-        window, heads_of_task, tile = task
-        head = heads_of_task.start
-        group, queries = heads_of_task.stop - head, tile.stop - tile.start
-        padded = -(-queries // LANES) * LANES  # whole vectors; the rest is dropped at the end
-        q_t = threads.workspace("queries", group, d, padded)
-        scores = threads.workspace("scores", group, window.stop - window.start, padded)
-        by_distance = threads.workspace("distances", group, len(tables), padded)
-        total = threads.workspace("total", group, padded)
-        mixed = threads.workspace("mixed", group, d, padded)
-
-        turn(q, head, tile.start, queries, q_t)
-        compare(q_t, k, head, window.start, tables, scores, by_distance)
-        query_row, query_col = np.divmod(
-            np.arange(padded) % queries + tile.start - window.start, window.cols
-        )
-        soften(
-            scores, by_distance, window.rows, window.cols, query_row, query_col,
-            threads.workspace("by_row", window.H, padded),
-            threads.workspace("by_col", window.W, padded),
-            threads.workspace("scratch", 2, padded), total)  # fmt: skip
-        mix(scores, v, head, window.start, mixed)
-        put_back(mixed, total, value_bias, order[tile], head, out)
+        window, some_heads, queries = task
+        room = threads.workspace("attention", *room_for(window, queries, d))
+        answer(q, k, v, tables, value_bias, some_heads.start, some_heads.stop, window,
+               queries.start, order[queries], room, out)  # fmt: skip
 
     threads.parallel(run, _tasks(windows, heads))
     return out.reshape(len(place), heads * d)
@@ -170,9 +133,6 @@ def _head_by_head(normed: Callable[[slice], Array], place: Array, qkv: dict,
     return q, k, v
 
 
-# ---------------------------------------------------------------------- kernels
-
-
 @kernel
 def sort_heads(y: Any, bias: Any, factor: Any, place: Any, q: Any, k: Any, v: Any) -> None:
     """y (n, 3 * heads * d), bias (heads * d,), place (n,) int64 -> q, k, v (heads, N, d)."""
@@ -188,137 +148,3 @@ def sort_heads(y: Any, bias: Any, factor: Any, place: Any, q: Any, k: Any, v: An
                 k[h, to, c] = y[i, inner + start + c]
             for c in range(d):
                 v[h, to, c] = y[i, 2 * inner + start + c]
-
-
-@kernel
-def turn(q: Any, head: Any, start: Any, count: Any, out: Any) -> None:
-    """Queries of some heads, q (heads, N, d) -> out (g, d, Q), with zeros from `count` on."""
-    heads, d, queries = out.shape
-    for h in range(heads):
-        for c in range(d):
-            for r in range(count):
-                out[h, c, r] = q[head + h, start + r, c]
-            for r in range(count, queries):
-                out[h, c, r] = np.float32(0)
-
-
-@kernel
-def compare(q_t: Any, k: Any, head: Any, start: Any, tables: Any, scores: Any, by_distance: Any,
-            ) -> None:  # fmt: skip
-    """Products of queries with the keys of their window, and with the tables of distances.
-
-    Parameters
-    ----------
-    q_t : (g, d, Q)
-    k : (heads, N, d)
-        Of which heads from `head` and tokens from `start` are used.
-    tables : (distances, d)
-    scores : (g, keys, Q)
-    by_distance : (g, distances, Q)
-    """
-    heads, d, queries = q_t.shape
-    keys, distances = scores.shape[1], len(tables)
-    for h in range(heads):
-        first = ((head + h) * k.shape[1] + start) * d
-        product(address(k, first), d, 1, address(q_t, h * d * queries), queries,
-                address(scores, h * keys * queries), queries, keys, queries, d, False)  # fmt: skip
-        product(address(tables, 0), d, 1, address(q_t, h * d * queries), queries,
-                address(by_distance, h * distances * queries), queries, distances, queries, d,
-                False)  # fmt: skip
-
-
-@kernel
-def mix(scores: Any, v: Any, head: Any, start: Any, mixed: Any) -> None:
-    """Sums of values by weight: scores (g, keys, Q), v (heads, N, d) -> mixed (g, d, Q)."""
-    heads, keys, queries = scores.shape
-    d = v.shape[2]
-    for h in range(heads):
-        for key in range(0, keys, KEYS):
-            first = ((head + h) * v.shape[1] + start + key) * d
-            product(address(v, first), 1, d, address(scores, (h * keys + key) * queries), queries,
-                    address(mixed, h * d * queries), queries, d, queries, min(KEYS, keys - key),
-                    key > 0)  # fmt: skip
-
-
-@kernel
-def soften(scores: Any, by_distance: Any, rows: Any, cols: Any, query_row: Any, query_col: Any,
-           by_row: Any, by_col: Any, scratch: Any, total: Any) -> None:  # fmt: skip
-    """Turn scores into softmax weights times `total`, in place, relative position included.
-
-    Parameters
-    ----------
-    scores : (heads, rows * cols, Q)
-        Of real keys only: the rest of the (H, W) window is padding, with score 0.
-    by_distance : (heads, 2 * H - 1 + 2 * W - 1, Q)
-        What the query gives for each distance in rows, then for each in columns.
-    rows, cols : int
-    query_row, query_col : (Q,) int64
-        Where in the window the queries stand.
-    by_row : (H, Q)
-    by_col : (W, Q)
-    scratch : (2, Q)
-    total : (heads, Q)
-        Filled with the sum over all keys.
-    """
-    high, wide, queries = len(by_row), len(by_col), len(query_row)
-    peak, best = scratch[0], scratch[1]  # unpacked at once, Numba would not see them contiguous
-    for h in range(len(scores)):
-        bias, sums = by_distance[h], total[h]
-        for i in range(high):
-            for r in range(queries):
-                by_row[i, r] = bias[query_row[r] - i + high - 1, r]
-        for j in range(wide):
-            for r in range(queries):
-                by_col[j, r] = bias[2 * high - 1 + query_col[r] - j + wide - 1, r]
-        for r in range(queries):
-            peak[r] = LOWEST
-            sums[r] = np.float32(0)
-        for i in range(high):
-            real = cols if i < rows else 0
-            for r in range(queries):
-                best[r] = LOWEST
-            for j in range(real):
-                row, col_bias = scores[h, i * cols + j], by_col[j]
-                for r in range(queries):
-                    best[r] = max(best[r], row[r] + col_bias[r])
-            for j in range(real, wide):
-                col_bias = by_col[j]
-                for r in range(queries):
-                    best[r] = max(best[r], col_bias[r])
-            row_bias = by_row[i]
-            for r in range(queries):
-                peak[r] = max(peak[r], best[r] + row_bias[r])
-        for i in range(high):
-            row_bias = by_row[i]
-            for r in range(queries):
-                row_bias[r] -= peak[r]
-            real = cols if i < rows else 0
-            for j in range(real):
-                row, col_bias = scores[h, i * cols + j], by_col[j]
-                for r in range(queries):
-                    weight = scalars.exp2(row[r] + col_bias[r] + row_bias[r])
-                    row[r] = weight
-                    sums[r] += weight
-            for j in range(real, wide):
-                col_bias = by_col[j]
-                for r in range(queries):
-                    sums[r] += scalars.exp2(col_bias[r] + row_bias[r])
-
-
-@kernel
-def put_back(mixed: Any, total: Any, bias: Any, order: Any, head: Any, out: Any) -> None:
-    """``mixed / total + bias`` to its place: mixed (g, d, Q) -> out (N, heads, d), from `head` on.
-
-    Parameters
-    ----------
-    total : (g, Q)
-    bias : (heads, d)
-    order : (queries,) int64
-        Token of each query; what is beyond was padding.
-    """
-    heads, d, _ = mixed.shape
-    for h in range(heads):
-        for r in range(len(order)):
-            share = np.float32(1) / total[h, r]
-            for c in range(d):
-                out[order[r], head + h, c] = mixed[h, c, r] * share + bias[head + h, c]
