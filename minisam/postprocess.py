@@ -46,7 +46,7 @@ def resize_masks(logits: Array, frame: Size, inner: Size, photo: Size) -> Array:
 
 @hot
 def photo_masks(logits: Array, frame: Size, inner: Size, photo: Size,
-                        threshold: float = MASK_THRESHOLD) -> Array:  # fmt: skip
+                threshold: float = MASK_THRESHOLD) -> Array:  # fmt: skip
     """`resize_masks`, then keep where the logit is above the threshold.
 
     Returns
