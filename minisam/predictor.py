@@ -6,15 +6,17 @@ The only place that knows the order of the stages. Drop-in for segment-anything'
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from . import postprocess
 from .errors import MinisamError, shown
-from .files import write_atomic
+from .files import write_together
 from .image_encoder import Watch, encode_image
 from .mask_decoder import Photo, ask, draw_masks, mask_slice, prepare
 from .model import Sam
@@ -138,14 +140,15 @@ class SamPredictor:
             No image is set, or the file cannot be written.
         """
         features, _ = self._require_image()
-        with write_atomic(path) as temporary, open(temporary, "wb") as file:
-            np.savez(
-                file,
-                features=features,
-                original_size=self.original_size,
-                input_size=self.input_size,
-                weights=np.array(self.model.fingerprint),
-            )
+        file = io.BytesIO()  # on a full disk NumPy 1 would leave a broken zip open, and complain
+        np.savez(
+            file,
+            features=features,
+            original_size=self.original_size,
+            input_size=self.input_size,
+            weights=np.array(self.model.fingerprint),
+        )
+        write_together({Path(path): file.getvalue()})
 
     def load_embedding(self, path: str | os.PathLike[str]) -> None:
         """Take up a photo where `save_embedding` left it, without running the encoder.

@@ -39,7 +39,7 @@ def recipe_array(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         return (base + 0.1 * x).astype(np.float32)
     transposed = "output_upscaling" in name  # ConvTranspose2d stores (in, out, k, k)
     fan_in = shape[0] if transposed else int(np.prod(shape[1:]))
-    return (x / np.sqrt(fan_in)).astype(np.float32)
+    return (x.astype(np.float64) / np.sqrt(fan_in)).astype(np.float32)  # NumPy 1 would not widen
 
 
 def recipe_tensors(config: SamConfig, seed: int) -> dict[str, np.ndarray]:

@@ -85,11 +85,15 @@ def answer(q: Any, k: Any, v: Any, tables: Any, bias: Any, first: Any, last: Any
     best, peak, sums, total = room[few], room[few + 1], room[few + 2], room[few + 3]
     scores = room[few + FEW :]
     most = max(1, KEYS // cols)
+    row_of, col_of = np.empty(queries, np.int64), np.empty(queries, np.int64)
+    for r in range(queries):
+        position = min(start - window.start + r, rows * cols - 1)  # of those to be dropped: any
+        row_of[r], col_of[r] = position // cols, position % cols
     for head in range(first, last):
         turn(q[head], start, len(order), q_t)
         product(address(tables, 0), d, 1, address(q_t, 0), queries, address(scores, 0), queries,
                 len(tables), queries, d, False)  # fmt: skip
-        spread(scores, start - window.start, cols, by_row, by_col)
+        spread(scores, row_of, col_of, by_row, by_col)
         for r in range(queries):
             total[r] = np.float32(0)
         for top in range(0, high, most):
@@ -131,27 +135,25 @@ def turn(q: Any, start: Any, count: Any, out: Any) -> None:
 
 
 @part
-def spread(by_distance: Any, first: Any, cols: Any, by_row: Any, by_col: Any) -> None:
+def spread(by_distance: Any, row_of: Any, col_of: Any, by_row: Any, by_col: Any) -> None:
     """What each query gives for each row and each column of its window.
 
     Parameters
     ----------
     by_distance : (at least 2 * H - 1 + 2 * W - 1, Q)
         What it gives for each distance in rows, then for each in columns.
-    first : int
-        Position of the first query in the window.
-    cols : int
+    row_of, col_of : (Q,) int64
+        Where in the window the queries stand.
     by_row : (H, Q)
     by_col : (W, Q)
     """
-    high, wide, queries = len(by_row), len(by_col), by_row.shape[1]
+    high, wide = len(by_row), len(by_col)
     for i in range(high):
-        for r in range(queries):
-            # what is beyond the last query may stand anywhere
-            by_row[i, r] = by_distance[min((first + r) // cols, high - 1) - i + high - 1, r]
+        for r in range(len(row_of)):
+            by_row[i, r] = by_distance[row_of[r] - i + high - 1, r]
     for j in range(wide):
-        for r in range(queries):
-            by_col[j, r] = by_distance[2 * high - 1 + (first + r) % cols - j + wide - 1, r]
+        for r in range(len(col_of)):
+            by_col[j, r] = by_distance[2 * high - 1 + col_of[r] - j + wide - 1, r]
 
 
 @part
