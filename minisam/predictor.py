@@ -9,14 +9,13 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from . import postprocess
 from .errors import MinisamError, shown
-from .files import write_together
+from .files import write_atomic
 from .image_encoder import Watch, encode_image
 from .mask_decoder import Photo, ask, draw_masks, mask_slice, prepare
 from .model import Sam
@@ -148,7 +147,8 @@ class SamPredictor:
             input_size=self.input_size,
             weights=np.array(self.model.fingerprint),
         )
-        write_together({Path(path): file.getvalue()})
+        with write_atomic(path) as temporary, open(temporary, "wb") as out:
+            out.write(file.getbuffer())
 
     def load_embedding(self, path: str | os.PathLike[str]) -> None:
         """Take up a photo where `save_embedding` left it, without running the encoder.
