@@ -104,7 +104,9 @@ def parser() -> Parser:
     g.add_argument("--no-cache", action="store_true",
                    help="encode the photo anew, and do not remember it")  # fmt: skip
 
-    g = p.add_argument_group("results (default: --overlay --mask)")
+    g = p.add_argument_group(
+        "results (default: --overlay --mask; with --json or --logits no picture)"
+    )
     g.add_argument("--overlay", action="store_true", help="the photo with the mask painted on it")
     g.add_argument("--mask", action="store_true", help="the mask: white on black, the photo's size")
     g.add_argument("--cutout", action="store_true",
