@@ -61,7 +61,7 @@ def rebuilt() -> Image.Image:
         panel(photo(colours_of(frame), 280), "the frame"),
         panel(photo(colours_of(back), 280), "rebuilt from the tokens",
               f"{3 * patch * patch} numbers -> {config.width} -> {3 * patch * patch}"),
-        panel(heat_map(norms, 280), "length of each token"),
+        panel(heat_map(norms, 280, form="{:.0f}"), "length of each token"),
     ]))  # fmt: skip
 
 

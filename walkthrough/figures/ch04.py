@@ -61,9 +61,8 @@ def ghost_count() -> Image.Image:
 
 
 def window_side() -> int:
-    """The nano's own window if it leaves ghosts, else one that does."""
-    side = next(win for win in nano.sam().config.windows if win)
-    return side if nano.sam().config.grid[0] % side else 6
+    """The nano's own window."""
+    return next(win for win in nano.sam().config.windows if win)
 
 
 def ghost_share(name: str, which: int, win: int) -> np.ndarray:
@@ -105,7 +104,7 @@ def ghost_share_figure() -> Image.Image:
 
 @figure("04-spread")
 def spread() -> Image.Image:
-    """Black out one patch: which tokens notice, block after block?"""
+    """Grey out one patch: which tokens notice, block after block?"""
     config, p = nano.sam().config, nano.sam().params["image_encoder"]
     frame, _ = preprocess(nano.photo("chelsea"), config.input_size)
     i, j = nano.token_at("chelsea", EYE)

@@ -81,12 +81,12 @@ def recipe() -> Image.Image:
     order = np.argsort(-np.abs(weights) * maps.std(axis=(1, 2)))[:5]
     total = np.einsum("c,chw->hw", weights, maps)
     parts = [
-        panel(heat_map(weights[c] * maps[c], 145, scale="signed", form="{:.0f}"),
+        panel(heat_map(weights[c] * maps[c], 145, scale="signed", form="{:.1f}"),
               f"{weights[c]:+.2f} x map {c}")
         for c in order
     ]  # fmt: skip
     parts.append(
-        panel(heat_map(total, 145, scale="signed", form="{:.0f}"), f"sum of all: mask {best}")
+        panel(heat_map(total, 145, scale="signed", form="{:.1f}"), f"sum of all: mask {best}")
     )
     return sheet(row(parts, gap=10))
 
