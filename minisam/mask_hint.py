@@ -37,8 +37,8 @@ def hint_from_mask(mask: Array, config: SamConfig) -> Array:
     The mask goes the photo's way: scaled into the model's frame, padded with background, and then
     averaged down to the low-res size, so that a pixel half covered becomes 0. The model was trained
     on hints that are its own logits, which are rarely far from zero inside a mask and go down to
-    -20 and lower outside; 0 and 1 would read as "undecided" and "nearly yes". 8 either way is as sure
-    as it ever is inside, and a slope at the edge stays.
+    -20 and lower outside; 0 and 1 would read as "undecided" and "nearly yes". 8 either way is as
+    sure as it ever is inside, and a slope at the edge stays.
     """
     mask = np.asarray(mask)
     coverage = mask * np.uint8(255) if mask.dtype == bool else mask

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -40,12 +41,12 @@ DAY = 86400
 
 
 def call(
-    cache: Path | None, before: str = "", **environment: str
+    cache: Path | None, before: str = "", root: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in os.environ.items() if k not in PLACES}
-    env.update(MINISAM_CACHE=str(cache or ""), PYTHONPATH=str(ROOT), **environment)
+    env.update(MINISAM_CACHE=str(cache or ""), PYTHONPATH=str(root), **environment)
     done = subprocess.run([sys.executable, "-c", before + CALL], env=env, capture_output=True,
-                          text=True, timeout=120)  # fmt: skip
+                          text=True, timeout=120, cwd=root)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == EXPECTED
     return done
@@ -59,6 +60,15 @@ def test_compiled_once_and_announced_once(tmp_path: Path) -> None:
     assert call(tmp_path).stderr.count(NOTICE) == 1
     assert kept(tmp_path)
     assert call(tmp_path).stderr == ""
+
+
+def test_a_clone_and_an_installed_package_share_their_kernels(tmp_path: Path) -> None:
+    cached = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "minisam", tmp_path / "elsewhere" / "minisam", ignore=cached)
+    call(tmp_path / "cache")
+    before = kept(tmp_path / "cache")
+    again = call(tmp_path / "cache", root=tmp_path / "elsewhere")
+    assert again.stderr == "" and kept(tmp_path / "cache") == before
 
 
 @pytest.mark.parametrize("suffix, damage", [
@@ -81,13 +91,22 @@ def test_a_new_version_of_the_source_is_compiled_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = compiled._version()
-    monkeypatch.setattr(compiled, "__file__", str(tmp_path / "compiled.py"))
-    compiled._version.cache_clear()
-    (tmp_path / "a.py").write_text("a = 1\n")
-    first = compiled._version()
-    compiled._version.cache_clear()
-    (tmp_path / "a.py").write_text("a = 2\n")
-    assert len({here, first, compiled._version()}) == 3
+    kernels = tmp_path / "kernels"
+    kernels.mkdir()
+    monkeypatch.setattr(compiled, "__file__", str(kernels / "compiled.py"))
+    versions = {here}
+    for number, (file, text) in enumerate(
+        [
+            ("layers.py", "a = 1"),
+            ("kernels/a.py", "a = 1"),
+            ("kernels/a.py", "a = 2"),
+            ("layers.py", "a = 2"),
+        ]
+    ):
+        (tmp_path / file).write_text(text)
+        compiled._version.cache_clear()
+        versions.add(compiled._version())
+        assert len(versions) == 2 + number
     compiled._version.cache_clear()
 
 

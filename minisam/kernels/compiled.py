@@ -16,8 +16,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba.core import types
-from numba.core.caching import FunctionCache
+from numba.core import caching, types
 
 from ..files import cache_dir
 
@@ -66,15 +65,47 @@ def part(function: Callable[..., None] | None = None, *, fastmath: Any = FASTMAT
 
 def _cache_for(function: Callable[..., None]) -> Any:
     """Numba's cache for a function: where NUMBA_CACHE_DIR says, else among minisam's own caches."""
-    settings: Any = numba.config
-    chosen = settings.CACHE_DIR
     try:
-        settings.CACHE_DIR = chosen or str(_used(cache_dir() / "kernels" / _version()))
         return _Cache(function)
     except RuntimeError:  # no home, or no folder can be written: compile in every run
         return _NoCache()
-    finally:
-        settings.CACHE_DIR = chosen
+
+
+class _Locator(caching._CacheLocator):
+    """minisam's own folder, for the kernels of this source wherever it lies.
+
+    Numba by itself would compile a clone's kernels, and then those of the same package installed.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.folder = _used(cache_dir() / "kernels" / _version())
+        self.line = function.__code__.co_firstlineno
+
+    def get_cache_path(self) -> str:
+        return str(self.folder)
+
+    def get_source_stamp(self) -> str:
+        return _version()
+
+    def get_disambiguator(self) -> str:
+        return str(self.line)
+
+    @classmethod
+    def from_function(cls, function: Callable[..., None], file: str) -> _Locator | None:
+        locator = cls(function)
+        try:
+            locator.ensure_cache_path()
+        except OSError:
+            return None
+        return locator
+
+
+class _Files(caching.CompileResultCacheImpl):
+    _locator_classes = [  # noqa: RUF012 - Numba declares it so. Its first is NUMBA_CACHE_DIR
+        *caching.CompileResultCacheImpl._locator_classes[:1],
+        _Locator,
+        *caching.CompileResultCacheImpl._locator_classes[1:],
+    ]
 
 
 @functools.cache
@@ -92,13 +123,16 @@ def _used(folder: Path) -> Path:
 def _version() -> str:
     """A name for the source of all kernels: one may be compiled into another of another file."""
     digest = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    folder = Path(__file__).parent
+    for path in [*sorted(folder.glob("*.py")), folder.parent / "layers.py"]:  # which has constants
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-class _Cache(FunctionCache):
+class _Cache(caching.FunctionCache):
     """Numba's cache, except that a damaged file means compiling again, not a traceback."""
+
+    _impl_class = _Files
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Give the compiled version for these types, or None."""
@@ -127,7 +161,7 @@ class _Cache(FunctionCache):
             self.disable()
 
 
-class _NoCache(numba.core.caching.NullCache):
+class _NoCache(caching.NullCache):
     def load_overload(self, sig: Any, target_context: Any) -> None:
         _announce(" (no folder to keep them in: set MINISAM_CACHE to one that can be written)")
 
