@@ -101,7 +101,8 @@ class _Locator(caching._CacheLocator):
 
 
 class _Files(caching.CompileResultCacheImpl):
-    _locator_classes = [  # noqa: RUF012 - Numba declares it so. Its first is NUMBA_CACHE_DIR
+    # as Numba declares it; its own first is the one of NUMBA_CACHE_DIR
+    _locator_classes: list[Any] = [  # noqa: RUF012
         *caching.CompileResultCacheImpl._locator_classes[:1],
         _Locator,
         *caching.CompileResultCacheImpl._locator_classes[1:],
