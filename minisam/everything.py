@@ -172,6 +172,13 @@ class SamAutomaticMaskGenerator:
         _at_least("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1)
         if not 0 <= crop_overlap_ratio <= 1:
             raise MinisamError(f"crop_overlap_ratio is {crop_overlap_ratio}; expected 0 to 1")
+        for name, number in (("pred_iou_thresh", pred_iou_thresh),
+                             ("stability_score_thresh", stability_score_thresh),
+                             ("stability_score_offset", stability_score_offset),
+                             ("box_nms_thresh", box_nms_thresh),
+                             ("crop_nms_thresh", crop_nms_thresh)):  # fmt: skip
+            if np.isnan(number):  # which would switch the filter off
+                raise MinisamError(f"{name} is nan; expected a number")
         if output_mode not in OUTPUT_MODES:
             raise MinisamError(
                 f"output_mode is {output_mode!r}; expected one of {', '.join(OUTPUT_MODES)}"

@@ -139,6 +139,8 @@ def test_explicit_grids() -> None:
         (dict(points_per_side=None, point_grids=[np.zeros((2, 3))]), "(n, 2)"),
         (dict(points_per_side=None, point_grids=[np.full((1, 2), 7.0)]), "0 to 1"),
         (dict(output_mode="png"), "output_mode is 'png'"),
+        (dict(pred_iou_thresh=np.nan), "pred_iou_thresh is nan"),
+        (dict(box_nms_thresh=float("nan")), "box_nms_thresh is nan"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
