@@ -14,7 +14,7 @@ from .. import threads
 from .compiled import vector
 from .elementwise import add_rows, gelu_rows, norm_rows, rows_of
 from .matmul import linear, pack
-from .windows import ROWS, attend
+from .windows import ROWS, Tokens, attend
 
 Array = np.ndarray
 
@@ -30,9 +30,9 @@ def block(x: Array, p: dict, *, heads: int, win: int) -> Array:
     rows = rows_of(x)
     norm = vector(p["norm1"]["weight"]), vector(p["norm1"]["bias"])
 
-    def normed(some: slice) -> Array:
-        out = threads.workspace("normed", *rows[some].shape)
-        norm_rows(rows[some], *norm, EPS, out)
+    def normed(some: Tokens) -> Array:
+        x = rows[some]
+        norm_rows(x, *norm, EPS, out := threads.workspace("normed", *x.shape))
         return out
 
     mixed = attend(normed, grid, p["attn"], heads, win)

@@ -50,8 +50,9 @@ def room_for(window: Window, queries: slice, d: int) -> tuple[int, int]:
 
 
 @kernel
-def answer(q: Any, k: Any, v: Any, tables: Any, bias: Any, first: Any, last: Any, window: Any,
-           start: Any, order: Any, room: Any, out: Any) -> None:  # fmt: skip
+def answer(q: Any, k: Any, v: Any, tables: Any, q_bias: Any, v_bias: Any, factor: Any, first: Any,
+           last: Any, window: Any, start: Any, order: Any, room: Any, out: Any,
+           ) -> None:  # fmt: skip
     """Attention of some queries to the keys of their window, for the heads `first` to `last`.
 
     Keys are taken some rows of the window at a time. What is subtracted from a query's scores is
@@ -64,8 +65,9 @@ def answer(q: Any, k: Any, v: Any, tables: Any, bias: Any, first: Any, last: Any
     q, k, v : (heads, N, d)
     tables : (2 * H - 1 + 2 * W - 1, d)
         Of the distances in rows, then of those in columns.
-    bias : (heads, d)
-        Of the values.
+    q_bias, v_bias : (heads, d)
+    factor : float32
+        Of the queries.
     first, last : int
     window : Window
     start : int
@@ -90,7 +92,7 @@ def answer(q: Any, k: Any, v: Any, tables: Any, bias: Any, first: Any, last: Any
         position = min(start - window.start + r, rows * cols - 1)  # of those to be dropped: any
         row_of[r], col_of[r] = position // cols, position % cols
     for head in range(first, last):
-        turn(q[head], start, len(order), q_t)
+        turn(q[head], q_bias[head], factor, start, len(order), q_t)
         product(address(tables, 0), d, 1, address(q_t, 0), queries, address(scores, 0), queries,
                 len(tables), queries, d, False)  # fmt: skip
         spread(scores, row_of, col_of, by_row, by_col)
@@ -121,15 +123,15 @@ def answer(q: Any, k: Any, v: Any, tables: Any, bias: Any, first: Any, last: Any
         for r in range(len(order)):
             share = np.float32(1) / total[r]
             for c in range(d):
-                out[order[r], head, c] = mixed[c, r] * share + bias[head, c]
+                out[order[r], head, c] = mixed[c, r] * share + v_bias[head, c]
 
 
 @part
-def turn(q: Any, start: Any, count: Any, out: Any) -> None:
-    """Queries of a head, q (N, d) -> out (d, Q), with zeros from `count` on."""
+def turn(q: Any, bias: Any, factor: Any, start: Any, count: Any, out: Any) -> None:
+    """``(q + bias) * factor`` of a head, q (N, d) -> out (d, Q), with zeros from `count` on."""
     for c in range(len(out)):
         for r in range(count):
-            out[c, r] = q[start + r, c]
+            out[c, r] = (q[start + r, c] + bias[c]) * factor
         for r in range(count, out.shape[1]):
             out[c, r] = np.float32(0)
 

@@ -22,10 +22,11 @@ import numpy as np
 from .. import threads
 from ..layers import resize_linear
 from .compiled import kernel, vector
-from .matmul import linear, pack
+from .matmul import DEPTH, PANEL, address, linear, pack, product
 from .queries import Window, answer, room_for
 
 Array = np.ndarray
+Tokens = slice | np.ndarray  # some of the grid's, counted row by row
 
 ROWS = 256  # tokens of one task: each task reads all the weights, so not too few
 SCORES = 128 * 4096  # of one task: 128 queries and 4096 keys of global attention
@@ -55,14 +56,14 @@ def cut(grid: tuple[int, int], win: int) -> tuple[list[Window], Array]:
     return windows, place.ravel()
 
 
-def attend(normed: Callable[[slice], Array], grid: tuple[int, int], p: dict, heads: int,
+def attend(normed: Callable[[Tokens], Array], grid: tuple[int, int], p: dict, heads: int,
            win: int) -> Array:  # fmt: skip
     """Attention up to, and without, the projection of its output.
 
     Parameters
     ----------
     normed : function
-        Gives the (rows, D) input of the tokens in a slice.
+        Gives the (n, D) input of some tokens: of a slice of them, or by their numbers.
     grid : (H, W)
     p : {qkv, rel_pos_h, rel_pos_w}
     heads, win : int
@@ -73,23 +74,24 @@ def attend(normed: Callable[[slice], Array], grid: tuple[int, int], p: dict, hea
     (H * W, heads * d) float32
     """
     windows, place = cut(grid, win)
-    q, k, v = _head_by_head(normed, place, p["qkv"], heads)  # each (heads, N, d)
+    order = np.argsort(place)
+    q, k, v = _head_by_head(normed, order if win else None, len(order), p["qkv"], heads)
     d = q.shape[-1]
     high, wide = windows[0].H, windows[0].W
+    factor = np.float32(LOG2_E / d**0.5)
     # Scores hold log2(e) / sqrt(d) times q . k, so that the softmax may take powers of 2. Only the
     # products with keys are to be divided by sqrt(d): for the tables that is undone.
     tables = np.float32(d**0.5) * np.concatenate([
         resize_linear(p["rel_pos_h"], 2 * high - 1, axis=0),
         resize_linear(p["rel_pos_w"], 2 * wide - 1, axis=0),
     ])  # fmt: skip
-    order = np.argsort(place)
-    value_bias = vector(p["qkv"]["bias"]).reshape(3, heads, d)[2]
+    bias = vector(p["qkv"]["bias"]).reshape(3, heads, d)
     out = np.empty((len(place), heads, d), np.float32)
 
     def run(task: tuple[Window, slice, slice]) -> None:
         window, some_heads, queries = task
         room = threads.workspace("attention", *room_for(window, queries, d))
-        answer(q, k, v, tables, value_bias, some_heads.start, some_heads.stop, window,
+        answer(q, k, v, tables, bias[0], bias[2], factor, some_heads.start, some_heads.stop, window,
                queries.start, order[queries], room, out)  # fmt: skip
 
     threads.parallel(run, _tasks(windows, heads))
@@ -113,38 +115,45 @@ def _tasks(windows: list[Window], heads: int) -> list[tuple[Window, slice, slice
     return tasks
 
 
-def _head_by_head(normed: Callable[[slice], Array], place: Array, qkv: dict,
-                  heads: int) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Project tokens to queries, keys and values, and sort those by head, then by window.
-
-    Queries come with their bias and factor, keys and values without their bias: see the top.
-    """
+def _head_by_head(normed: Callable[[Tokens], Array], order: Array | None, count: int, qkv: dict,
+                  heads: int) -> Array:  # fmt: skip
+    """Project tokens to queries, keys and values, without bias: (3, heads, N, d), by `order`."""
     panels, wide = pack(qkv["weight"]), len(qkv["weight"])
     d = wide // (3 * heads)
-    bias, factor = vector(qkv["bias"][: heads * d]), np.float32(LOG2_E / d**0.5)
-    q, k, v = (np.empty((heads, len(place), d), np.float32) for _ in range(3))
+    out = np.empty((3 * heads, count, d), np.float32)
 
     def run(some: slice) -> None:
-        y = threads.workspace("qkv", some.stop - some.start, wide)
-        linear(normed(some), panels, y)
-        sort_heads(y, bias, factor, place[some], q, k, v)
+        x = normed(some if order is None else order[some])
+        if d % PANEL == 0:  # every panel is a piece of one head, and its products can go there
+            project(x, panels, some.start, out)
+        else:
+            linear(x, panels, y := threads.workspace("qkv", len(x), wide))
+            sort_heads(y, some.start, out)
 
-    threads.parallel(run, threads.blocks(len(place), ROWS))
-    return q, k, v
+    threads.parallel(run, threads.blocks(count, ROWS))
+    return out.reshape(3, heads, count, d)
 
 
 @kernel
-def sort_heads(y: Any, bias: Any, factor: Any, place: Any, q: Any, k: Any, v: Any) -> None:
-    """y (n, 3 * heads * d), bias (heads * d,), place (n,) int64 -> q, k, v (heads, N, d)."""
-    heads, _, d = q.shape
-    inner = heads * d
-    for i in range(y.shape[0]):
-        to = place[i]
+def project(x: Any, panels: Any, start: Any, out: Any) -> None:
+    """``x @ weight.T`` to its place: x (n, n_in), panels from `pack`, out (3 * heads, N, d)."""
+    n, n_in = x.shape
+    _, count, d = out.shape
+    passes = (n_in + DEPTH - 1) // DEPTH
+    most = (n_in + passes - 1) // passes
+    for k in range(0, n_in, most):
+        for s in range(len(panels)):
+            head, column = s * PANEL // d, s * PANEL % d
+            product(address(x, k), n_in, 1, address(panels, (s * n_in + k) * PANEL), PANEL,
+                    address(out, (head * count + start) * d + column), d, n, PANEL,
+                    min(most, n_in - k), k > 0)  # fmt: skip
+
+
+@kernel
+def sort_heads(y: Any, start: Any, out: Any) -> None:
+    """Rows from `start` on, y (n, 3 * heads * d) -> out (3 * heads, N, d)."""
+    heads, _, d = out.shape
+    for i in range(len(y)):
         for h in range(heads):
-            start = h * d
             for c in range(d):
-                q[h, to, c] = (y[i, start + c] + bias[start + c]) * factor
-            for c in range(d):
-                k[h, to, c] = y[i, inner + start + c]
-            for c in range(d):
-                v[h, to, c] = y[i, 2 * inner + start + c]
+                out[h, start + i, c] = y[i, h * d + c]

@@ -93,7 +93,7 @@ def cut_last() -> Image.Image:
     x = (np.arange(cols) + 0.5) * predictor.input_size[1] / cols * config.mask_size[1]
     near = np.ix_((y / config.input_size[0]).astype(int), (x / config.input_size[1]).astype(int))
     blocks, mixed = early[near] > 0.5, resize_masks(early, *road) > 0.5
-    top, left, size = _outline(full[best] > 0)
+    top, left, size = 300, 420, 80  # the saucer's edge
     window = np.s_[top : top + size, left : left + size]
     tiles = []
     for title, mask in (("cut, then blocks", blocks), ("cut, then mix, cut at 0.5", mixed),
@@ -102,17 +102,6 @@ def cut_last() -> Image.Image:
         image = Image.fromarray(piece).resize((280, 280), Image.Resampling.NEAREST)
         tiles.append(panel(image, title))
     return sheet(row(tiles))
-
-
-def _outline(mask: np.ndarray) -> tuple[int, int, int]:
-    """A square window of the photo whose mask is about half full."""
-    rows, cols = mask.shape
-    size = rows // 5
-    spots = [(y, x) for y in range(0, rows - size, size // 4)
-             for x in range(0, cols - size, size // 4)]  # fmt: skip
-    full = [mask[y : y + size, x : x + size].mean() for y, x in spots]
-    y, x = spots[int(np.argmin(np.abs(np.array(full) - 0.5)))]
-    return y, x, size
 
 
 @figure("11-stability")
