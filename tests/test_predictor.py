@@ -125,11 +125,16 @@ def test_reset_forgets(sam: Sam, photo: np.ndarray) -> None:
         made.predict(POINTS[:1], [1])
 
 
-def test_after_a_bad_photo_the_old_one_is_gone(sam: Sam, photo: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    ("step", "name"), [("set_image", "missing.jpg"), ("load_embedding", "missing.npz")]
+)
+def test_after_a_bad_file_the_old_photo_is_gone(
+    sam: Sam, photo: np.ndarray, step: str, name: str
+) -> None:
     made = SamPredictor(sam)
     made.set_image(photo)
     with pytest.raises(MinisamError):
-        made.set_image("missing.jpg")
+        getattr(made, step)(name)
     assert not made.is_image_set
 
 
@@ -303,14 +308,6 @@ def test_an_encrypted_embedding_is_refused(predictor: SamPredictor, tmp_path: Pa
     path.write_bytes(whole)
     with pytest.raises(MinisamError, match=r"e\.npz is not a saved embedding"):
         SamPredictor(predictor.model).load_embedding(path)
-
-
-def test_after_a_bad_embedding_the_old_photo_is_gone(sam: Sam, photo: np.ndarray) -> None:
-    made = SamPredictor(sam)
-    made.set_image(photo)
-    with pytest.raises(MinisamError):
-        made.load_embedding("missing.npz")
-    assert not made.is_image_set
 
 
 # ---------------------------------------------------------------------- the registry

@@ -69,14 +69,20 @@ def pack(weight: Array) -> Array:
     return panels
 
 
+@part(inline="always")
+def one_pass(n_in: Any) -> Any:
+    """How many inputs a pass takes: 1024 in two equal ones, for a short one costs more stores."""
+    passes = (n_in + DEPTH - 1) // DEPTH
+    return (n_in + passes - 1) // passes
+
+
 @kernel
 def linear(x: Any, panels: Any, out: Any) -> None:
     """``x @ weight.T``: x (n, n_in), panels from `pack` -> out (n, n_out)."""
     n, n_in = x.shape
     n_out = out.shape[1]
     scratch = np.empty((n if n_out % LANES else 0, PANEL), np.float32)  # for a partial panel
-    passes = (n_in + DEPTH - 1) // DEPTH
-    most = (n_in + passes - 1) // passes  # 1024 in two equal passes: a short one costs more stores
+    most = one_pass(n_in)
     for k in range(0, n_in, most):
         depth = min(most, n_in - k)
         for s in range(panels.shape[0]):

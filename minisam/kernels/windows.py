@@ -22,7 +22,7 @@ import numpy as np
 from .. import threads
 from ..layers import resize_linear
 from .compiled import kernel, vector
-from .matmul import DEPTH, PANEL, address, linear, pack, product
+from .matmul import PANEL, address, linear, one_pass, pack, product
 from .queries import Window, answer, room_for
 
 Array = np.ndarray
@@ -139,8 +139,7 @@ def project(x: Any, panels: Any, start: Any, out: Any) -> None:
     """``x @ weight.T`` to its place: x (n, n_in), panels from `pack`, out (3 * heads, N, d)."""
     n, n_in = x.shape
     _, count, d = out.shape
-    passes = (n_in + DEPTH - 1) // DEPTH
-    most = (n_in + passes - 1) // passes
+    most = one_pass(n_in)
     for k in range(0, n_in, most):
         for s in range(len(panels)):
             head, column = s * PANEL // d, s * PANEL % d
