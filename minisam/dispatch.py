@@ -40,14 +40,18 @@ def hot(function: F) -> F:
     """Mark a plain function that has a twin of the same name in `minisam.kernels`."""
     name = function.__name__
     HOT[name] = function
+    twin: Any = None
 
     @functools.wraps(function)
     def chosen(*args: Any, **kwargs: Any) -> Any:
+        nonlocal twin
         if _plain.get():
             return function(*args, **kwargs)
-        from . import kernels  # here, so that plain runs and --help never load Numba
+        if twin is None:
+            from . import kernels  # here, so that plain runs and --help never load Numba
 
-        return getattr(kernels, name)(*args, **kwargs)
+            twin = getattr(kernels, name)
+        return twin(*args, **kwargs)
 
     chosen.plain = function  # type: ignore[attr-defined]
     return chosen  # type: ignore[return-value]

@@ -31,7 +31,7 @@ TORCH_ONLY = {
     "set_torch_image": "set_image",
     "predict_torch": "predict_many",
 }
-PROMPTS_AT_ONCE = 8  # bounds memory: each prompt changes a copy of the image, 4 MB in ViT-B
+PROMPTS_AT_ONCE = 16  # bounds memory: each prompt changes a copy of the image, 4 MB in ViT-B
 
 
 class SamPredictor:

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -152,15 +152,13 @@ def _controller() -> ThreadpoolController:
 _blas = _BlasLimit()
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
+def one_blas_thread() -> AbstractContextManager[None]:
     """Limit BLAS to one thread inside the ``with`` block; may be nested and used by many threads.
 
     `parallel` does so by itself. Around a series of short steps this spares setting the limit
     anew for each.
     """
-    with _blas:
-        yield
+    return _blas
 
 
 # ---------------------------------------------------------------------- the pool
@@ -197,7 +195,8 @@ def parallel(task: Callable[[T], object], items: Iterable[T]) -> None:
     """
     todo = list(items)
     todo.reverse()  # list.pop takes from the end, in one step that no other thread can interrupt
-    helpers = min(thread_count(), len(todo)) - 1
+    count = thread_count()
+    helpers = min(count, len(todo)) - 1
 
     def work() -> None:
         try:
@@ -215,7 +214,7 @@ def parallel(task: Callable[[T], object], items: Iterable[T]) -> None:
         if helpers < 1:
             work()
             return
-        pool = _helpers(thread_count() - 1)
+        pool = _helpers(count - 1)
         futures = [pool.submit(contextvars.copy_context().run, work) for _ in range(helpers)]
         try:
             work()

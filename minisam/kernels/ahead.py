@@ -32,10 +32,10 @@ class Block(NamedTuple):
     """What is known in advance of one block: the image hears, is normed, and is asked again."""
 
     tells: Asked
-    constants: Array  # (blocks - 1, C): rows that nobody says: the biases of earlier blocks
+    constants: Array  # (blocks so far, C): what a statement adds to all tokens, whoever says it
     bases: Array  # (blocks so far, heads * d, C): values of a statement @ these make its rows
     squares: Array  # (tiles, width): x . x
-    known: Array  # (tiles, blocks - 1, width): x . constants
+    known: Array  # (tiles, blocks so far, width): x . constants
     overlaps: Array  # (tiles, blocks so far, panels): x . bases
     weight: Array  # (C,) of the norm
     bias: Array
@@ -54,7 +54,7 @@ class Ahead(NamedTuple):
     first: tuple[Array, Array]  # of the first attention: keys in panels, values as in a `Block`
     blocks: list[Block]
     drawn: Array  # (tiles, O, width): x through the first transposed convolution
-    drawn_constants: Array  # (blocks - 1, O)
+    drawn_constants: Array  # (blocks, O)
     drawn_bases: Array  # (blocks, heads * d, O)
     drawn_bias: Array  # (O,)
 
@@ -85,13 +85,13 @@ def look_ahead(image: Array, image_position: Array, p: dict, *, heads: int) -> A
 
     blocks = []
     weight, bias = np.ones(c, np.float32), np.zeros(c, np.float32)  # before the first norm
-    constants, bases = np.zeros((len(layers) - 1, c), np.float32), np.zeros((0, inner, c))
+    constants, bases = np.zeros((0, c), np.float32), np.zeros((0, inner, c))
     for i, (layer, asking) in enumerate(zip(layers, askers[1:], strict=True)):
         hears = layer["cross_attn_image_to_token"]
         tells = Asked(hears["q_proj"]["weight"] * weight, by_panel(), by_panel())
-        constants = _centred(constants * weight)
-        if i:
-            constants[i - 1] = _centred(bias + hears["out_proj"]["bias"])
+        # of the first block x takes the bias in; of later ones it comes with that of the norm
+        constant = bias + hears["out_proj"]["bias"] if i else np.zeros(c, np.float32)
+        constants = _centred(np.concatenate([constants * weight, constant[None]]))
         bases = np.concatenate([bases * weight, hears["out_proj"]["weight"].T[None]])
         bases = _centred(bases.astype(np.float32))
         weight, bias = vector(layer["norm4"]["weight"]), vector(layer["norm4"]["bias"])

@@ -54,7 +54,11 @@ def part(function: Callable[..., None] | None = None, *, fastmath: Any = FASTMAT
     if function is None:
         return functools.partial(part, fastmath=fastmath, inline=inline)
     compiled: Any = numba.njit(
-        nogil=True, error_model="numpy", fastmath=set(fastmath), inline=inline
+        nogil=True,
+        error_model="numpy",
+        fastmath=set(fastmath),
+        inline=inline,
+        no_cfunc_wrapper=True,  # it would hold the function once more, compiled once more
     )(function)  # type: ignore[call-overload]
     resolve = getattr(compiled, "get_call_template", None)
     if resolve is not None:  # not under NUMBA_DISABLE_JIT

@@ -54,16 +54,17 @@ class Coarse(NamedTuple):
     """The first transposed convolution: (C, O, 2, 2) as a product that makes all 4 pixels."""
 
     image: Array | Implied
-    weight: Array  # (2*2*O, C), or each prompt's own (B, 2*2*O, K) where the image is implied
+    weight: Array  # (C, 2*2*O), or each prompt's own (B, K, 2*2*O) where the image is implied
     bias: Array  # (2*2*O,)
 
     @classmethod
     def of(cls, image: Array | Implied, p: dict) -> Coarse:
         """From the image (B, C, H, W) and the tensors of the convolution."""
-        weight, bias = flat_weight(p["weight"]), np.tile(p["bias"], 4)
+        bias = np.tile(p["bias"], 4)
         if isinstance(image, Implied):
             return cls(image, image.drawn_rows(), bias + image.ahead.drawn_bias)
         b, c, h, w = image.shape
+        weight = np.ascontiguousarray(flat_weight(p["weight"]).T)
         return cls(image.reshape(b, c, h * w), weight, bias)
 
     def draw(self, prompt: int, tile: int, some: slice) -> Array:
@@ -85,12 +86,12 @@ class Coarse(NamedTuple):
 
 @kernel
 def enlarge(a: Any, b: Any, scale: Any, x: Any, bias: Any, n: Any, out: Any) -> None:
-    """``out = a @ b + scale * x + bias`` for the first n columns, whole vectors.
+    """``out = a.T @ b + scale * x + bias`` for the first n columns, whole vectors.
 
-    a (m, K), b (K or more, width), scale (width,), x (m, width) or (0, width) for none, bias (m,).
+    a (K, m), b (K or more, width), scale (width,), x (m, width) or (0, width) for none, bias (m,).
     """
-    m, depth = a.shape
-    product(address(a, 0), depth, 1, address(b, 0), b.shape[1], address(out, 0), out.shape[1], m, n,
+    depth, m = a.shape
+    product(address(a, 0), 1, m, address(b, 0), b.shape[1], address(out, 0), out.shape[1], m, n,
             depth, False)  # fmt: skip
     for i in range(m):
         row, shift = out[i], bias[i]

@@ -1,8 +1,10 @@
 """The decoder's fast path for a photo that gets several prompts: its image is never formed.
 
 All that a block does to the 4096 tokens of the image is to add what they hear, a product
-``shares @ statements`` of rank ``heads * T`` (56 for a point), and to norm the sum. So after any
-block the image is
+``shares @ statements`` over the heads and the T tokens of a prompt, and to norm the sum. A head's
+shares add up to 1, so its first token can be said to all alike, and of the others what they say
+differently: a constant and ``heads * (T - 1)`` rows (49 in all for a point). So after any block the
+image is
 
     ``(scale * x + mixed @ rows) * weight + bias``
 
@@ -20,6 +22,7 @@ the plain `minisam.two_way.two_way_transformer`, which the tests compare this wi
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,10 +63,16 @@ class Implied:
     def __init__(self, ahead: Ahead, grid: tuple[int, int], prompts: int, tokens: int) -> None:
         self.ahead, self.grid = ahead, grid
         self.which = np.arange(prompts)
-        self.said: list[Array] = []  # values (B, heads, T, d) of the statement of every block
+        inner = ahead.blocks[0].bases.shape[1]
+        # values of the statement of every block so far: the first token's (B, blocks, heads, d),
+        # and by how much the others' differ from it (B, blocks, heads, T - 1, d)
+        self.firsts = np.empty((prompts, 0, ahead.heads, inner // ahead.heads), np.float32)
+        shape = prompts, 0, ahead.heads, tokens - 1, inner // ahead.heads
+        self.others = np.empty(shape, np.float32)
         self.rows = np.empty((prompts, 0, ahead.x.shape[1]), np.float32)  # (B, K, C): in rows
         blocks, width = len(ahead.blocks), ahead.first[1].shape[-1]
-        most = blocks - 1 + ahead.heads * tokens * blocks
+        last = ahead.heads * tokens  # rows that `hear` needs for the newest statement
+        most = last + (blocks - 1) * (1 + ahead.heads * (tokens - 1))
         self.mixed = np.empty((prompts, len(ahead.tiles), most, width), np.float32)
         self.scale = np.ones((prompts, len(ahead.tiles), width), np.float32)
 
@@ -84,20 +93,32 @@ class Implied:
         for i, prompt in enumerate(self.which):
             for tile, some in enumerate(self.ahead.tiles):
                 n = some.stop - some.start
-                y = self.rows[prompt].T @ self.mixed[prompt, tile, :, :n]
+                rows = self.rows[prompt]
+                y = rows.T @ self.mixed[prompt, tile, : len(rows), :n]
                 y += self.scale[prompt, tile, :n] * self.ahead.x[some].T
                 maps[i, :, some] = y * last.weight[:, None] + last.bias[:, None]
         return out
 
     def _said_as(self, constants: Array, bases: Array) -> Array:
-        """Rows (B, K, width of the bases): the constants, then those of each statement."""
-        b, said = len(self.mixed), [fold(v, w) for v, w in zip(self.said, bases, strict=True)]
-        return np.concatenate([np.broadcast_to(constants, (b, *constants.shape)), *said], axis=1)
+        """Rows (B, K, width of the bases): of each statement its constant, then the others."""
+
+        def rows(firsts: Array, others: Array) -> Array:
+            said = []
+            for i, (constant, basis) in enumerate(zip(constants, bases, strict=True)):
+                alike = firsts[:, i].reshape(len(firsts), 1, -1) @ basis  # by all heads together
+                said += [alike + constant, fold(others[:, i], basis)]
+            return np.concatenate(said, axis=1)
+
+        return by_prompt(rows, self.firsts, self.others)
 
     def _through(self, x: Array, weight: Array) -> Array:
         """Tokens (B, heads * T, d) times the rows, which weight (heads * d, C) projects."""
-        b, _, d = x.shape
-        return fold(x.reshape(b, len(weight) // d, -1, d), weight) @ self.rows.swapaxes(1, 2)
+
+        def through(x: Array, rows: Array) -> Array:
+            by_head = x.reshape(len(x), self.ahead.heads, -1, x.shape[2])
+            return fold(by_head, weight) @ rows.swapaxes(1, 2)
+
+        return by_prompt(through, x, self.rows)
 
     # ------------------------------------------------------------------ how tokens and image talk
 
@@ -113,18 +134,25 @@ class Implied:
     def tell_and_ask(self, keys: Array, values: Array, layer: dict, queries: Array,
                      p: dict) -> Array:  # fmt: skip
         """Let the image hear a statement, and put a question to the new one."""
-        block, heads = self.ahead.blocks[len(self.said)], self.ahead.heads
+        block, heads = self.ahead.blocks[self.firsts.shape[1]], self.ahead.heads
         hears, asks = layer["cross_attn_image_to_token"], block.asks
         k, q = _by_head(keys, hears["k_proj"], heads), _by_head(queries, p["q_proj"], heads)
         telling = self._through(k, block.tells.weight)
-        self.said.append(split(linear(values, **hears["v_proj"]), heads))
+        v = split(linear(values, **hears["v_proj"]), heads)
+        self.firsts = np.concatenate([self.firsts, v[:, None, :, 0]], axis=1)
+        self.others = np.concatenate([self.others, (v[:, :, 1:] - v[:, :, :1])[:, None]], axis=1)
         self.rows = self._said_as(block.constants, block.bases)
         sums = self._sweep(q, block, asks.moving, asks.still, block.values, k, telling)
-        (b, rows, c), t, d = self.rows.shape, queries.shape[1], q.shape[2]
-        heard = (sums[..., d : d + rows] @ self.rows * block.weight).reshape(b, heads, t, c)
-        heard = heard @ p["v_proj"]["weight"].reshape(heads, d, c).swapaxes(1, 2)
-        heard += sums[..., :d].reshape(heard.shape)
-        return linear(joined(heard) + block.values_bias, **p["out_proj"])
+        weight = p["v_proj"]["weight"].reshape(heads, -1, len(block.weight))
+
+        def heard(sums: Array, rows: Array) -> Array:
+            d, k = weight.shape[1], rows.shape[1]
+            mixed = sums[..., d : d + k] @ rows * block.weight
+            mixed = mixed.reshape(len(sums), heads, -1, len(block.weight)) @ weight.swapaxes(1, 2)
+            return mixed + sums[..., :d].reshape(mixed.shape)
+
+        answer = joined(by_prompt(heard, sums, self.rows)) + block.values_bias
+        return linear(answer, **p["out_proj"])
 
     def _sweep(self, q: Array, block: Block, moving: Array, still: Array, values: Array,
                k: Array | None = None, telling: Array | None = None) -> Array:  # fmt: skip
@@ -136,13 +164,12 @@ class Implied:
             Means over the image, each by its softmax: of the values, then of what was mixed.
         """
         b, columns, d = q.shape
-        (_, rows, c), tiles = self.rows.shape, self.ahead.tiles
+        (_, rows, c), tiles, heads = self.rows.shape, self.ahead.tiles, self.ahead.heads
         asking = self._through(q, block.asks.weight)
-        said = np.zeros((b, 0, columns, d), np.float32)
-        if self.said:
-            said = np.stack(self.said, axis=1).reshape(b, -1, columns, d)
-        gram = self.rows @ self.rows.swapaxes(1, 2)
-        gram[:, -columns:, :-columns] *= 2  # so that the upper right part is not needed
+        others = self.others.reshape(*self.firsts.shape[:2], columns - heads, d)
+        gram = by_prompt(lambda rows: rows @ rows.swapaxes(1, 2), self.rows)
+        newest = 1 + others.shape[2]
+        gram[:, -newest:, :-newest] *= 2  # so that the upper right part is not needed
         padded = rows + -rows % LANES
         tally = Tally(b, len(tiles), columns, d + padded)
         k, telling = (q, asking) if k is None or telling is None else (k, telling)
@@ -151,7 +178,7 @@ class Implied:
             i, tile = item
             mixed = self.mixed[i, tile]
             n, width = tiles[tile].stop - tiles[tile].start, mixed.shape[1]
-            sweep(k[i], said[i], self.ahead.heads, block.tells.moving[tile],
+            sweep(k[i], self.firsts[i], others[i], heads, block.tells.moving[tile],
                   block.tells.still[tile], telling[i], gram[i], block.squares[tile],
                   block.known[tile], block.overlaps[tile], np.float32(1 / c), np.float32(EPS),
                   q[i], moving[tile], still[tile], values[tile], asking[i], n, n + -n % LANES,
@@ -167,14 +194,29 @@ class Implied:
     # ------------------------------------------------------------------ drawing
 
     def drawn_rows(self) -> Array:
-        """What was said, through the first transposed convolution: (B, O, K)."""
-        rows = self._said_as(self.ahead.drawn_constants, self.ahead.drawn_bases)
-        return np.ascontiguousarray(rows[self.which].swapaxes(1, 2))
+        """What was said, through the first transposed convolution: (B, K, O)."""
+        return self._said_as(self.ahead.drawn_constants, self.ahead.drawn_bases)[self.which]
 
     def tile(self, prompt: int, tile: int) -> tuple[Array, Array, Array]:
         """What a tile is drawn from: mixed (K, width), scale (width,), `Ahead.drawn` (O, width)."""
         i = self.which[prompt]
         return self.mixed[i, tile], self.scale[i, tile], self.ahead.drawn[tile]
+
+
+def by_prompt(function: Callable[..., Array], *arrays: Array) -> Array:
+    """``function(*arrays)``, each prompt by itself and on all threads.
+
+    BLAS would take the products of a stack one by one.
+    """
+    if len(arrays[0]) == 1:
+        return function(*arrays)
+    out: dict[int, Array] = {}
+
+    def task(i: int) -> None:
+        out[i] = function(*(x[i : i + 1] for x in arrays))
+
+    threads.parallel(task, range(len(arrays[0])))
+    return np.concatenate([out[i] for i in range(len(out))])
 
 
 def _by_head(x: Array, p: dict, heads: int) -> Array:
@@ -184,25 +226,27 @@ def _by_head(x: Array, p: dict, heads: int) -> Array:
 
 
 @kernel
-def sweep(keys: Any, said: Any, heads: Any, tells_moving: Any, tells_still: Any, telling: Any,
-          gram: Any, squares: Any, known: Any, overlaps: Any, share: Any, eps: Any, x: Any,
-          asks_moving: Any, asks_still: Any, values: Any, asking: Any, count: Any, n: Any,
+def sweep(keys: Any, firsts: Any, others: Any, heads: Any, tells_moving: Any, tells_still: Any,
+          telling: Any, gram: Any, squares: Any, known: Any, overlaps: Any, share: Any, eps: Any,
+          x: Any, asks_moving: Any, asks_still: Any, values: Any, asking: Any, count: Any, n: Any,
           mixed: Any, scale: Any, scores: Any, products: Any, turned: Any, peak: Any, total: Any,
           sums: Any) -> None:  # fmt: skip
     """`hear`, if anything was said, and `look`: one tile, one kernel, for compiling takes time."""
-    if len(said) > 0:
-        hear(keys, said, heads, tells_moving, tells_still, telling, gram, squares, known,
+    if len(firsts) > 0:
+        hear(keys, firsts, others, heads, tells_moving, tells_still, telling, gram, squares, known,
              overlaps, share, eps, n, mixed, scale, products)  # fmt: skip
     look(x, heads, asks_moving, asks_still, values, asking, mixed, scale, count, n, scores,
          turned, peak, total, sums)  # fmt: skip
 
 
 @part
-def per_head(x: Any, image: Any, heads: Any, n: Any, add: Any, out: Any, at: Any) -> None:
+def per_head(x: Any, image: Any, heads: Any, n: Any, add: Any, out: Any, at: Any,
+             apart: Any) -> None:  # fmt: skip
     """Each head of x (heads * T, d) times its panels of the image -> out[at:].
 
     image : (heads * panels, d * PANEL)
-    out : (at + heads * T or more, width); of the width the first n are done.
+    out : (rows, width); of the width the first n are done.
+    apart : rows from one head's results to the next: T, or 0 to add up all heads.
     """
     stay_apart()
     t, d = len(x) // heads, x.shape[1]
@@ -211,8 +255,8 @@ def per_head(x: Any, image: Any, heads: Any, n: Any, add: Any, out: Any, at: Any
     for h in range(heads):
         for j in range(0, n, PANEL):
             product(address(x, h * t * d), d, 1, address(image, (h * panels + j // PANEL) * size),
-                    PANEL, address(out, (at + h * t) * width + j), width, t, min(PANEL, n - j), d,
-                    add)  # fmt: skip
+                    PANEL, address(out, (at + h * apart) * width + j), width, t, min(PANEL, n - j),
+                    d, add)  # fmt: skip
 
 
 @part
@@ -227,27 +271,27 @@ def score(x: Any, heads: Any, moving: Any, still: Any, mix: Any, mixed: Any, sca
     rows, depth = mix.shape
     width = mixed.shape[1]
     if depth > 0:
-        per_head(x, moving, heads, n, False, out, at)
+        per_head(x, moving, heads, n, False, out, at, rows // heads)
         for i in range(at, at + rows):
             for j in range(n):
                 out[i, j] *= scale[j]
         product(address(mix, 0), depth, 1, address(mixed, 0), width, address(out, at * width),
                 width, rows, n, depth, True)  # fmt: skip
-    per_head(x, still, heads, n, depth > 0, out, at)
+    per_head(x, still, heads, n, depth > 0, out, at, rows // heads)
 
 
 @part(inline="always")
-def hear(keys: Any, said: Any, heads: Any, moving: Any, still: Any, mix: Any, gram: Any,
-         squares: Any, known: Any, overlaps: Any, share: Any, eps: Any, n: Any, mixed: Any,
-         scale: Any, products: Any) -> None:  # fmt: skip
+def hear(keys: Any, firsts: Any, others: Any, heads: Any, moving: Any, still: Any, mix: Any,
+         gram: Any, squares: Any, known: Any, overlaps: Any, share: Any, eps: Any, n: Any,
+         mixed: Any, scale: Any, products: Any) -> None:  # fmt: skip
     """Let a tile of the image hear the newest statement, and norm it.
 
     Parameters
     ----------
     keys : (heads * T, d) float32
         Of the statement; moving, still, mix are for `score`.
-    said : (blocks so far, heads * T, d)
-        Values of this and the earlier statements.
+    firsts, others : (blocks so far, heads, d), (blocks so far, heads * (T - 1), d)
+        Values of this and the earlier statements: the first token's, and the others' less that.
     heads : int
     gram : (K, K)
         Of all rows; the new ones come last, and theirs with the old ones doubled.
@@ -256,29 +300,32 @@ def hear(keys: Any, said: Any, heads: Any, moving: Any, still: Any, mix: Any, gr
     share, eps : float32
         ``1 / C``; of the norm.
     n : int
-    mixed : (K or more, width)
+    mixed : (K + heads - 1 or more, width)
         Gets the shares of the new rows, and all are scaled by the norm.
     scale : (width,)
         Likewise.
     products : (K or more, width)
         Scratch.
     """
-    blocks, told, _ = said.shape
-    constants, width = known.shape
-    total = len(gram)
+    total, width, t = len(gram), mixed.shape[1], len(keys) // heads
+    told = total // len(firsts)
     new = total - told
     score(keys, heads, moving, still, mix, mixed, scale, n, mixed, new)
-    share_out(mixed, new, heads, told // heads, n)
-    # the bias of the last norm, unscaled; the rows of constants to come are zeros so far
-    for i in range(max(blocks - 2, 0), constants):
-        for j in range(n):
-            mixed[i, j] = 1
+    share_out(mixed, new, heads, t, n)
+    # every head's first share is dropped: they close up, and the constant takes the first place
+    for i in range(new + t, new + len(keys)):
+        if (i - new) % t > 0:
+            for j in range(n):
+                mixed[i - (i - new) // t, j] = mixed[i, j]
+    for j in range(n):
+        mixed[new, j] = 1
     # |scale * x + mixed @ rows|^2 = scale^2 |x|^2 + mixed . (2 scale rows @ x + gram @ mixed)
-    for i in range(constants):
+    for block in range(len(firsts)):
+        at = block * told
         for j in range(n):
-            products[i, j] = known[i, j]
-    for block in range(blocks):
-        per_head(said[block], overlaps[block], heads, n, False, products, constants + block * told)
+            products[at, j] = known[block, j]
+        per_head(firsts[block], overlaps[block], heads, n, True, products, at, 0)
+        per_head(others[block], overlaps[block], heads, n, False, products, at + 1, t - 1)
     for i in range(total):
         for j in range(n):
             products[i, j] *= np.float32(2) * scale[j]
@@ -336,7 +383,7 @@ def look(x: Any, heads: Any, moving: Any, still: Any, values: Any, mix: Any, mix
                 address(sums, d), d + padded, rows, padded, n, False)  # fmt: skip
 
 
-@part(inline="always")
+@part
 def exponentials(scores: Any, rows: Any, count: Any, n: Any, peak: Any) -> None:
     """Turn the first `count` scores of every row to exponentials, the others up to n to zeros."""
     part = np.empty(64, np.float32)  # partial maxima: one maximum after the other is slow

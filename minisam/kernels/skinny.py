@@ -30,7 +30,8 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
         bias = np.zeros(len(weight), np.float32) if bias is None else bias
         _share(lambda some: few_rows(rows, weight, bias, some.start, some.stop, out), rows, weight)
     else:
-        _share(lambda some: np.matmul(rows, weight[some].T, out=out[:, some]), rows, weight)
+        with threads.one_blas_thread():  # a second one would go on spinning in the way of ours
+            _share(lambda some: np.matmul(rows, weight[some].T, out=out[:, some]), rows, weight)
         if bias is not None:
             out += bias
     return out.reshape(*x.shape[:-1], len(weight))
@@ -39,8 +40,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 def _share(task: Callable[[slice], object], rows: Array, weight: Array) -> None:
     """Do all outputs: at once, or on all threads where that is worth waking them."""
     if len(rows) * weight.size < WORTH:
-        with threads.one_blas_thread():  # a second one would go on spinning in the way of ours
-            task(slice(0, len(weight)))
+        task(slice(0, len(weight)))
     else:
         threads.parallel(task, threads.blocks(len(weight), len(weight)))
 

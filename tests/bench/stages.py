@@ -42,14 +42,15 @@ def encoder_flops(c: SamConfig) -> dict[str, float]:
 def decoder_flops(c: SamConfig, tokens: int) -> dict[str, float]:
     """The same for a short prompt, as `minisam.kernels.implied` does it: chapter 14, section 6."""
     n, width = c.grid[0] * c.grid[1], c.prompt_width
-    told, by_head = tokens * c.decoder_heads, tokens * width // 2
+    columns, by_head = tokens * c.decoder_heads, tokens * width // 2
+    told = 1 + columns - c.decoder_heads
     transformer, rows = 3 * by_head, 0
     for i in range(c.decoder_depth):
         before, rows = rows, rows + told
         if i:
-            transformer += 2 * by_head + told * before
+            transformer += 2 * by_head + columns * before
         transformer += (i + 1) * by_head + before**2 + told * rows  # the norm
-        transformer += 3 * by_head + 2 * told * rows  # the question
+        transformer += 3 * by_head + 2 * columns * rows  # the question
     draw = rows * width + 4 * (width // 4) * (width // 2) + 16 * (width // 8) * (c.masks - 1)
     return {"two-way transformer": 2 * n * transformer, "upscaling and masks": 2 * n * draw}
 
