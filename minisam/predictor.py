@@ -299,6 +299,8 @@ class SamPredictor:
         for tokens, iou, image in self.attend(points, labels, boxes, mask):
             low_res.append(draw_masks(tokens, image, self.model.params["mask_decoder"], keep))
             scores.append(iou[:, keep])
+        if len(scores) == 1:  # joining would copy it
+            return low_res[0], scores[0]
         return np.concatenate(low_res), np.concatenate(scores)
 
     def attend(
