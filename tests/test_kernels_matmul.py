@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numba import njit
 from numba.core.errors import TypingError
 
 from minisam.kernels import matmul
-from minisam.kernels.compiled import part
 
 Array = np.ndarray
 # rows, inputs, outputs: whole tiles, rests of rows, of vectors, of panels; several passes of depth
@@ -62,7 +62,7 @@ def test_product_of_parts_of_arrays(rows: int, transposed: bool) -> None:
     close(out, expected)
 
 
-@part
+@njit
 def multiply(a, a_row, a_step, b, out, b_at, out_at, rows, columns, depth, add):  # type: ignore[no-untyped-def]
     matmul.product(
         matmul.address(a, 0), a_row, a_step, matmul.address(b, b_at), b.shape[1],

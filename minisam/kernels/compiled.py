@@ -42,7 +42,7 @@ def kernel(function: Callable[..., None] | None = None, *, fastmath: Any = FASTM
     """
     if function is None:
         return functools.partial(kernel, fastmath=fastmath, inline=inline)
-    compiled = part(function, fastmath=fastmath, inline=inline)
+    compiled = _lazily(function, fastmath, inline)
     if hasattr(compiled, "py_func"):  # not under NUMBA_DISABLE_JIT
         compiled._cache = _cache_for(function)
     return compiled
@@ -53,13 +53,15 @@ def part(function: Callable[..., None] | None = None, *, fastmath: Any = FASTMAT
     """Decorate what only kernels call: as a `kernel`, but not kept on disk by itself."""
     if function is None:
         return functools.partial(part, fastmath=fastmath, inline=inline)
+    return _lazily(function, fastmath, inline, no_cpython_wrapper=True)
+
+
+def _lazily(function: Callable[..., None], fastmath: Any, inline: str, **wrappers: bool) -> Any:
+    """Compile at the first call; a wrapper would hold the function again, compiled once more."""
     compiled: Any = numba.njit(
-        nogil=True,
-        error_model="numpy",
-        fastmath=set(fastmath),
-        inline=inline,
-        no_cfunc_wrapper=True,  # it would hold the function once more, compiled once more
-    )(function)  # type: ignore[call-overload]
+        nogil=True, error_model="numpy", fastmath=set(fastmath), inline=inline,
+        no_cfunc_wrapper=True, **wrappers,
+    )(function)  # type: ignore[call-overload]  # fmt: skip
     resolve = getattr(compiled, "get_call_template", None)
     if resolve is not None:  # not under NUMBA_DISABLE_JIT
         # by itself Numba compiles a function anew for every constant that a kernel calls it with
