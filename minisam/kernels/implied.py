@@ -31,11 +31,10 @@ from .. import threads
 from ..layers import linear
 from ..mask_decoder import Photo, own_tokens, read_tokens, to_maps
 from ..two_way import EPS
-from . import scalars
 from .ahead import Ahead, Block
-from .compiled import FASTMATH, kernel, part
-from .decoder import Tally, share_out, two_way_transformer
-from .matmul import LANES, PANEL, address, product, stay_apart
+from .decoder import Tally, two_way_transformer
+from .matmul import LANES
+from .sweep import sweep
 from .tokens import converse, fold, joined, scaled, split
 
 Array = np.ndarray
@@ -71,7 +70,7 @@ class Implied:
         self.others = np.empty(shape, np.float32)
         self.rows = np.empty((prompts, 0, ahead.x.shape[1]), np.float32)  # (B, K, C): in rows
         blocks, width = len(ahead.blocks), ahead.first[1].shape[-1]
-        last = ahead.heads * tokens  # rows that `hear` needs for the newest statement
+        last = ahead.heads * tokens  # rows that `sweep` needs for the newest statement
         most = last + (blocks - 1) * (1 + ahead.heads * (tokens - 1))
         self.mixed = np.empty((prompts, len(ahead.tiles), most, width), np.float32)
         self.scale = np.ones((prompts, len(ahead.tiles), width), np.float32)
@@ -223,203 +222,3 @@ def _by_head(x: Array, p: dict, heads: int) -> Array:
     """Project tokens (B, T, C) for the scores: (B, heads * T, d)."""
     x = scaled(x, p, heads)
     return x.reshape(len(x), -1, x.shape[-1])  # a copy: heads were beside one another
-
-
-@kernel
-def sweep(keys: Any, firsts: Any, others: Any, heads: Any, tells_moving: Any, tells_still: Any,
-          telling: Any, gram: Any, squares: Any, known: Any, overlaps: Any, share: Any, eps: Any,
-          x: Any, asks_moving: Any, asks_still: Any, values: Any, asking: Any, count: Any, n: Any,
-          mixed: Any, scale: Any, scores: Any, products: Any, turned: Any, peak: Any, total: Any,
-          sums: Any) -> None:  # fmt: skip
-    """`hear`, if anything was said, and `look`: one tile, one kernel, for compiling takes time."""
-    if len(firsts) > 0:
-        hear(keys, firsts, others, heads, tells_moving, tells_still, telling, gram, squares, known,
-             overlaps, share, eps, n, mixed, scale, products)  # fmt: skip
-    look(x, heads, asks_moving, asks_still, values, asking, mixed, scale, count, n, scores,
-         turned, peak, total, sums)  # fmt: skip
-
-
-@part
-def per_head(x: Any, image: Any, heads: Any, n: Any, add: Any, out: Any, at: Any,
-             apart: Any) -> None:  # fmt: skip
-    """Each head of x (heads * T, d) times its panels of the image -> out[at:].
-
-    image : (heads * panels, d * PANEL)
-    out : (rows, width); of the width the first n are done.
-    apart : rows from one head's results to the next: T, or 0 to add up all heads.
-    """
-    stay_apart()
-    t, d = len(x) // heads, x.shape[1]
-    panels, size = len(image) // heads, image.shape[1]
-    width = out.shape[1]
-    for h in range(heads):
-        for j in range(0, n, PANEL):
-            product(address(x, h * t * d), d, 1, address(image, (h * panels + j // PANEL) * size),
-                    PANEL, address(out, (at + h * apart) * width + j), width, t, min(PANEL, n - j),
-                    d, add)  # fmt: skip
-
-
-@part
-def score(x: Any, heads: Any, moving: Any, still: Any, mix: Any, mixed: Any, scale: Any, n: Any,
-          out: Any, at: Any) -> None:  # fmt: skip
-    """Compare tokens with the image: ``x . (scale * moving + still) + mix @ mixed`` -> out[at:].
-
-    x (heads * T, d); moving, still in panels; mix (heads * T, K) with K 0 where nothing has
-    been said, and then nothing moves; mixed (K or more, width); scale (width,).
-    """
-    stay_apart()
-    rows, depth = mix.shape
-    width = mixed.shape[1]
-    if depth > 0:
-        per_head(x, moving, heads, n, False, out, at, rows // heads)
-        for i in range(at, at + rows):
-            for j in range(n):
-                out[i, j] *= scale[j]
-        product(address(mix, 0), depth, 1, address(mixed, 0), width, address(out, at * width),
-                width, rows, n, depth, True)  # fmt: skip
-    per_head(x, still, heads, n, depth > 0, out, at, rows // heads)
-
-
-@part(inline="always")
-def hear(keys: Any, firsts: Any, others: Any, heads: Any, moving: Any, still: Any, mix: Any,
-         gram: Any, squares: Any, known: Any, overlaps: Any, share: Any, eps: Any, n: Any,
-         mixed: Any, scale: Any, products: Any) -> None:  # fmt: skip
-    """Let a tile of the image hear the newest statement, and norm it.
-
-    Parameters
-    ----------
-    keys : (heads * T, d) float32
-        Of the statement; moving, still, mix are for `score`.
-    firsts, others : (blocks so far, heads, d), (blocks so far, heads * (T - 1), d)
-        Values of this and the earlier statements: the first token's, and the others' less that.
-    heads : int
-    gram : (K, K)
-        Of all rows; the new ones come last, and theirs with the old ones doubled.
-    squares, known, overlaps : (width,), (constants, width), (blocks so far, panels)
-        See `Block`.
-    share, eps : float32
-        ``1 / C``; of the norm.
-    n : int
-    mixed : (K + heads - 1 or more, width)
-        Gets the shares of the new rows, and all are scaled by the norm.
-    scale : (width,)
-        Likewise.
-    products : (K or more, width)
-        Scratch.
-    """
-    total, width, t = len(gram), mixed.shape[1], len(keys) // heads
-    told = total // len(firsts)
-    new = total - told
-    score(keys, heads, moving, still, mix, mixed, scale, n, mixed, new)
-    share_out(mixed, new, heads, t, n)
-    # every head's first share is dropped: they close up, and the constant takes the first place
-    for i in range(new + t, new + len(keys)):
-        if (i - new) % t > 0:
-            for j in range(n):
-                mixed[i - (i - new) // t, j] = mixed[i, j]
-    for j in range(n):
-        mixed[new, j] = 1
-    # |scale * x + mixed @ rows|^2 = scale^2 |x|^2 + mixed . (2 scale rows @ x + gram @ mixed)
-    for block in range(len(firsts)):
-        at = block * told
-        for j in range(n):
-            products[at, j] = known[block, j]
-        per_head(firsts[block], overlaps[block], heads, n, True, products, at, 0)
-        per_head(others[block], overlaps[block], heads, n, False, products, at + 1, t - 1)
-    for i in range(total):
-        for j in range(n):
-            products[i, j] *= np.float32(2) * scale[j]
-    product(address(gram, 0), total, 1, address(mixed, 0), width, address(products, 0), width, new,
-            n, new, True)  # fmt: skip
-    product(address(gram, new * total), total, 1, address(mixed, 0), width,
-            address(products, new * width), width, told, n, total, True)  # fmt: skip
-    square = np.empty(n, np.float32)
-    for j in range(n):
-        square[j] = scale[j] * scale[j] * squares[j]
-    for i in range(total):
-        for j in range(n):
-            square[j] += mixed[i, j] * products[i, j]
-    for j in range(n):
-        square[j] = np.float32(1) / np.sqrt(max(square[j], np.float32(0)) * share + eps)
-        scale[j] *= square[j]
-    for i in range(total):
-        for j in range(n):
-            mixed[i, j] *= square[j]
-
-
-@part(inline="always")
-def look(x: Any, heads: Any, moving: Any, still: Any, values: Any, mix: Any, mixed: Any,
-         scale: Any, count: Any, n: Any, scores: Any, turned: Any, peak: Any, total: Any,
-         sums: Any) -> None:  # fmt: skip
-    """Let tokens x (heads * T, d) look at a tile of the image: its part of a softmax over all.
-
-    Parameters
-    ----------
-    x, heads, moving, still, mix, mixed, scale, n
-        See `score`.
-    values : (heads * d, width) float32
-    count : int
-        Tokens of the image in the tile; n is this rounded up.
-    scores, turned : (heads * T, width), (n or more, K rounded up)
-        Scratch.
-    peak, total : (heads * T,)
-        Largest score, and sum of the exponentials.
-    sums : (heads * T, d + K rounded up)
-        By these exponentials: sums of ``scale * values``, then of what was mixed.
-    """
-    rows, depth = mix.shape
-    d = x.shape[1]
-    score(x, heads, moving, still, mix, mixed, scale, n, scores, 0)
-    exponentials(scores, rows, count, n, peak)
-    sum_values(scores, scale, values, rows // heads, n, total, sums, d)
-    if depth > 0:
-        padded = turned.shape[1]
-        for j in range(n):
-            for i in range(depth):
-                turned[j, i] = mixed[i, j]
-            for i in range(depth, padded):
-                turned[j, i] = 0
-        product(address(scores, 0), scores.shape[1], 1, address(turned, 0), padded,
-                address(sums, d), d + padded, rows, padded, n, False)  # fmt: skip
-
-
-@part
-def exponentials(scores: Any, rows: Any, count: Any, n: Any, peak: Any) -> None:
-    """Turn the first `count` scores of every row to exponentials, the others up to n to zeros."""
-    part = np.empty(64, np.float32)  # partial maxima: one maximum after the other is slow
-    whole = count - count % 64
-    for i in range(rows):
-        row = scores[i]
-        for k in range(64):
-            part[k] = row[0]
-        for j in range(0, whole, 64):
-            for k in range(64):
-                part[k] = max(part[k], row[j + k])
-        top = row[0]
-        for k in range(64):
-            top = max(top, part[k])
-        for j in range(whole, count):
-            top = max(top, row[j])
-        peak[i] = top
-        for j in range(count):
-            row[j] = scalars.exp2(row[j] - top)
-        for j in range(count, n):
-            row[j] = 0
-
-
-@part(fastmath=FASTMATH | {"reassoc"})
-def sum_values(weights: Any, scale: Any, values: Any, t: Any, n: Any, total: Any, sums: Any,
-               d: Any) -> None:  # fmt: skip
-    """Sums of the weights of every row, and of ``scale * values``, each head its own, by them."""
-    scaled_weights = np.empty(n, np.float32)
-    for i in range(len(total)):
-        row, everything = weights[i], np.float32(0)
-        for j in range(n):
-            everything += row[j]
-            scaled_weights[j] = row[j] * scale[j]
-        total[i] = everything
-        for k in range(d):
-            column, mean = values[i // t * d + k], np.float32(0)
-            for j in range(n):
-                mean += scaled_weights[j] * column[j]
-            sums[i, k] = mean
