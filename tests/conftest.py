@@ -8,10 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 from safetensors.numpy import save_file
 
 from .recipe import TINY, recipe_tensors
+
+settings.register_profile("minisam", deadline=None)  # no test fails for a slow machine
+settings.load_profile("minisam")
 
 
 @pytest.fixture(scope="session")
