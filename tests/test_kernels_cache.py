@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from minisam.dispatch import plain
-from minisam.kernels import compiled
+from minisam.kernels import beside, compiled
 from minisam.layers import gelu
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +44,8 @@ def call(
     cache: Path | None, before: str = "", root: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in os.environ.items() if k not in PLACES}
-    env.update(MINISAM_CACHE=str(cache or ""), PYTHONPATH=str(root), **environment)
+    env.update(MINISAM_CACHE=str(cache or ""), PYTHONPATH=str(root), MINISAM_THREADS="1")
+    env.update(environment)  # one thread: another process would go on compiling after this one
     done = subprocess.run([sys.executable, "-c", before + CALL], env=env, capture_output=True,
                           text=True, timeout=120, cwd=root)  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -60,6 +61,50 @@ def test_compiled_once_and_announced_once(tmp_path: Path) -> None:
     assert call(tmp_path).stderr.count(NOTICE) == 1
     assert kept(tmp_path)
     assert call(tmp_path).stderr == ""
+
+
+PROMPT = """
+import minisam
+from minisam.dispatch import plain
+predictor = minisam.SamPredictor(minisam.load("nano"))
+with plain():
+    predictor.set_image("walkthrough/photos/coffee.jpg")
+predictor._photo = predictor._prepare(np.zeros((1, 1, 1), np.float32))
+predictor.predict([[300, 200]], [1])
+"""
+
+
+def test_another_process_compiles_what_prompts_need(tmp_path: Path) -> None:
+    call(tmp_path, "from minisam.kernels import beside\nbeside.run()\n", MINISAM_ASSISTANT="1")
+    prompt = "import numpy as np\n" + PROMPT
+    assert call(tmp_path, prompt).stderr == "", "a kernel that a prompt needs was not compiled"
+
+
+def test_no_process_is_started_where_there_is_no_core_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(beside.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
+    monkeypatch.setenv("MINISAM_THREADS", "1")
+    assert beside.start() is None
+    monkeypatch.setenv("MINISAM_THREADS", "2")
+    monkeypatch.setenv(beside.ASSISTANT, "1")
+    assert beside.start() is None
+    monkeypatch.delenv(beside.ASSISTANT)
+    monkeypatch.setattr(sys, "executable", "")
+    assert beside.start() is None
+
+
+def test_a_kernel_for_prompts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the other process, as long as that lives; the encoder's are compiled here at once."""
+    answers = iter([None, None, "compiled"])
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    monkeypatch.setattr(beside, "_assistant", other)
+    try:
+        assert beside.kernel_needed("minisam.kernels.windows", lambda: pytest.fail("waits")) is None
+        assert beside.kernel_needed("minisam.kernels.sweep", lambda: next(answers)) == "compiled"
+    finally:
+        other.communicate(b"\n")
+    assert beside.kernel_needed("minisam.kernels.sweep", lambda: None) is None
 
 
 def test_a_clone_and_an_installed_package_share_their_kernels(tmp_path: Path) -> None:

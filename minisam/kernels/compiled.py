@@ -19,6 +19,7 @@ import numpy as np
 from numba.core import caching, types
 
 from ..files import cache_dir
+from . import beside
 
 # no two results differ by more than rounding under these: a * b + c in one step; -0 is 0
 FASTMATH = frozenset({"contract", "nsz", "arcp"})
@@ -143,14 +144,19 @@ class _Cache(caching.FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Give the compiled version for these types, or None."""
-        try:
-            found = super().load_overload(sig, target_context)
-        except Exception:  # whatever unpickling garbage may raise
-            self._restart()
-            found = None
+        look = functools.partial(self._look, super().load_overload, sig, target_context)
+        found = look()
         if found is None:
             _announce()
+            found = beside.kernel_needed(self._py_func.__module__, look)
         return found
+
+    def _look(self, load: Callable[..., Any], sig: Any, target_context: Any) -> Any:
+        try:
+            return load(sig, target_context)
+        except Exception:  # whatever unpickling garbage may raise
+            self._restart()
+            return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep a compiled version; a full or vanished disk costs time, not the result."""

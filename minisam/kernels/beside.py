@@ -1,0 +1,80 @@
+"""Compiling in two processes at once: this one compiles the encoder, another one the prompts.
+
+Numba compiles under one lock, so that threads would only wait for one another. Kernels are kept on
+disk, so that another process may as well have put them there.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import threads
+
+PROMPTS = ("decoder", "drawing", "pixels", "skinny", "sweep")  # files whose kernels prompts use
+CODE = "import sys; sys.path[:] = {path!r}; from minisam.kernels import beside; beside.run()"
+ASSISTANT = "MINISAM_ASSISTANT"  # set in the other process, which must not start a third
+PATIENCE = 60  # seconds, after which a kernel is compiled here after all
+
+_assistant: subprocess.Popen[bytes] | None = None
+
+
+def kernel_needed(module: str, look: Callable[[], Any]) -> Any:
+    """What to do about a kernel that is not on disk: give the compiled one, or None: compile it.
+
+    Parameters
+    ----------
+    module : str
+        Where the kernel is defined.
+    look : callable
+        Looks for it on disk.
+    """
+    global _assistant
+    is_for_prompts = module.rpartition(".")[2] in PROMPTS
+    if not is_for_prompts:
+        if _assistant is None:
+            _assistant = start()
+        return None
+    until = time.monotonic() + PATIENCE
+    while _assistant is not None and _assistant.poll() is None and time.monotonic() < until:
+        found = look()
+        if found is not None:
+            return found
+        time.sleep(0.02)
+    return look() if _assistant is not None else None
+
+
+def start() -> subprocess.Popen[bytes] | None:
+    """Start the other process, where there is a core for it; None if there is none."""
+    alone = threads.thread_count() < 2 or os.environ.get(ASSISTANT)
+    if alone or not sys.executable or getattr(sys, "frozen", False):
+        return None
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", CODE.format(path=sys.path)],
+            env={**os.environ, ASSISTANT: "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+    except OSError:
+        return None
+
+
+def run() -> None:
+    """Compile what prompts need: ask for a mask on a photo of nothing, with the nano."""
+    from ..model import load
+    from ..predictor import SamPredictor
+
+    predictor = SamPredictor(load("nano"))
+    config = predictor.model.config
+    features = np.zeros((config.prompt_width, *config.grid), np.float32)
+    predictor._set(features, config.input_size, config.input_size)
+    predictor.predict([[1, 1]], [1])
