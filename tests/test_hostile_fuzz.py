@@ -81,7 +81,6 @@ CHANGE = st.tuples(
 )
 many = settings(
     max_examples=2500,
-    deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),

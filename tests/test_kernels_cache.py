@@ -64,6 +64,7 @@ def test_compiled_once_and_announced_once(tmp_path: Path) -> None:
 
 
 PROMPT = """
+import numpy as np
 import minisam
 from minisam.dispatch import plain
 predictor = minisam.SamPredictor(minisam.load("nano"))
@@ -76,8 +77,7 @@ predictor.predict([[300, 200]], [1])
 
 def test_another_process_compiles_what_prompts_need(tmp_path: Path) -> None:
     call(tmp_path, "from minisam.kernels import beside\nbeside.run()\n", MINISAM_ASSISTANT="1")
-    prompt = "import numpy as np\n" + PROMPT
-    assert call(tmp_path, prompt).stderr == "", "a kernel that a prompt needs was not compiled"
+    assert call(tmp_path, PROMPT).stderr == "", "a kernel that a prompt needs was not compiled"
 
 
 def test_no_process_is_started_where_there_is_no_core_for_it(
