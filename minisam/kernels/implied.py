@@ -112,6 +112,8 @@ class Implied:
 
     def _through(self, x: Array, weight: Array) -> Array:
         """Tokens (B, heads * T, d) times the rows, which weight (heads * d, C) projects."""
+        if self.rows.shape[1] == 0:  # nothing has been said
+            return np.zeros((*x.shape[:2], 0), np.float32)
 
         def through(x: Array, rows: Array) -> Array:
             by_head = x.reshape(len(x), self.ahead.heads, -1, x.shape[2])

@@ -49,19 +49,32 @@ def _share(task: Callable[[slice], object], rows: Array, weight: Array) -> None:
 def few_rows(x: Any, weight: Any, bias: Any, start: Any, stop: Any, out: Any) -> None:
     """``x @ weight.T + bias`` for outputs start:stop; x (n, n_in), weight (n_out, n_in)."""
     n, width = x.shape
-    for o in range(start, stop):
-        row = weight[o]
-        for i in range(0, n - 3, 4):  # four at a time share what is read of the weights
+    if n < 4:
+        for o in range(start, stop):
+            row = weight[o]
+            for i in range(n):
+                a, y = x[i], bias[o]
+                for j in range(width):
+                    y += a[j] * row[j]
+                out[i, o] = y
+        return
+    # four rows by two outputs: each number that is read is used at least twice
+    for o in range(start, stop, 2):
+        p = min(o + 1, stop - 1)
+        row, other = weight[o], weight[p]
+        for group in range(0, n, 4):
+            i = min(group, n - 4)  # the last four overlap those before: quicker than one by one
             a, b, c, d = x[i], x[i + 1], x[i + 2], x[i + 3]
             ya = yb = yc = yd = bias[o]
+            za = zb = zc = zd = bias[p]
             for j in range(width):
                 ya += a[j] * row[j]
                 yb += b[j] * row[j]
                 yc += c[j] * row[j]
                 yd += d[j] * row[j]
+                za += a[j] * other[j]
+                zb += b[j] * other[j]
+                zc += c[j] * other[j]
+                zd += d[j] * other[j]
             out[i, o], out[i + 1, o], out[i + 2, o], out[i + 3, o] = ya, yb, yc, yd
-        for i in range(n - n % 4, n):
-            y = bias[o]
-            for j in range(width):
-                y += x[i, j] * row[j]
-            out[i, o] = y
+            out[i, p], out[i + 1, p], out[i + 2, p], out[i + 3, p] = za, zb, zc, zd
