@@ -155,7 +155,8 @@ def to_maps(x: Array, grid: tuple[int, int]) -> Array:
 
 
 @hot
-def draw_masks(mask_tokens: Array, image: Any, p: dict, keep: slice = slice(None)) -> Array:
+def draw_masks(mask_tokens: Array, image: Any, p: dict, keep: slice = slice(None),
+               out: Array | None = None) -> Array:  # fmt: skip
     """Turn mask tokens into pictures: each becomes the weights of a 1x1 convolution.
 
     Parameters
@@ -166,6 +167,8 @@ def draw_masks(mask_tokens: Array, image: Any, p: dict, keep: slice = slice(None
     p : dict
     keep : slice
         Which of the M masks to draw; the others cost nothing.
+    out : (B, kept, 4H, 4W) float32, optional
+        Where to: so that those who draw prompts in several calls need not copy them together.
 
     Returns
     -------
@@ -174,7 +177,9 @@ def draw_masks(mask_tokens: Array, image: Any, p: dict, keep: slice = slice(None
     upscaled = upscale(image, p["output_upscaling"])  # (B, C/8, 4H, 4W)
     weights = hypernetworks(mask_tokens[:, keep], p["output_hypernetworks_mlps"][keep])
     b, c, h, w = upscaled.shape
-    return (weights @ upscaled.reshape(b, c, h * w)).reshape(b, -1, h, w)
+    out = np.empty((b, weights.shape[1], h, w), np.float32) if out is None else out
+    np.matmul(weights, upscaled.reshape(b, c, h * w), out=out.reshape(b, -1, h * w))
+    return out
 
 
 def upscale(image: Array, p: list) -> Array:

@@ -294,14 +294,18 @@ class SamPredictor:
     def _decode(self, points: Array | None, labels: Array | None, boxes: Array | None,
                 mask: Array | None, multimask_output: bool) -> tuple[Array, Array]:  # fmt: skip
         """Checked prompts in the photo's pixels -> low-res logits (B, M, h, w), scores (B, M)."""
-        keep = mask_slice(multimask_output)
-        low_res, scores = [], []
+        keep, p = mask_slice(multimask_output), self.model.params["mask_decoder"]
+        given = boxes if points is None else points
+        prompts = 1 if given is None else len(given)  # a mask hint alone is one
+        masks = len(range(len(p["mask_tokens"]["weight"]))[keep])
+        low_res = np.empty((prompts, masks, *self.model.config.mask_size), np.float32)
+        scores = np.empty((prompts, masks), np.float32)
+        done = 0
         for tokens, iou, image in self.attend(points, labels, boxes, mask):
-            low_res.append(draw_masks(tokens, image, self.model.params["mask_decoder"], keep))
-            scores.append(iou[:, keep])
-        if len(scores) == 1:  # joining would copy it
-            return low_res[0], scores[0]
-        return np.concatenate(low_res), np.concatenate(scores)
+            some = slice(done, done := done + len(iou))
+            scores[some] = iou[:, keep]
+            draw_masks(tokens, image, p, keep, out=low_res[some])
+        return low_res, scores
 
     def attend(
         self, points: Array | None = None, labels: Array | None = None,

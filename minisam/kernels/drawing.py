@@ -18,7 +18,8 @@ from .matmul import LANES, address, product
 Array = np.ndarray
 
 
-def draw_masks(mask_tokens: Array, image: Any, p: dict, keep: slice = slice(None)) -> Array:
+def draw_masks(mask_tokens: Array, image: Any, p: dict, keep: slice = slice(None),
+               out: Array | None = None) -> Array:  # fmt: skip
     """Twin of `minisam.mask_decoder.draw_masks`.
 
     A pixel of a mask comes from one image token alone, so upscaling goes tile by tile. The tokens
@@ -34,7 +35,7 @@ def draw_masks(mask_tokens: Array, image: Any, p: dict, keep: slice = slice(None
     fine = np.ascontiguousarray(narrow["weight"].transpose(2, 3, 1, 0))
     fine = fine.reshape(-1, fine.shape[-1])
     weight, bias, last = (vector(x) for x in (norm["weight"], norm["bias"], narrow["bias"]))
-    out = np.empty((b, brushes.shape[1], 4 * h, 4 * w), np.float32)
+    masks = np.empty((b, brushes.shape[1], 4 * h, 4 * w), np.float32) if out is None else out
     cut = tiles(h * w)
 
     def task(item: tuple[int, int]) -> None:
@@ -44,10 +45,10 @@ def draw_masks(mask_tokens: Array, image: Any, p: dict, keep: slice = slice(None
         norm_gelu(y, weight, bias, np.float32(1e-6))
         z = threads.workspace("fine", len(fine), y.shape[1])
         mixed = threads.workspace("mixed", brushes.shape[1], y.shape[1])
-        paint(y, fine, last, brushes[i], z, mixed, cut[tile].start, n, w, out[i])
+        paint(y, fine, last, brushes[i], z, mixed, cut[tile].start, n, w, masks[i])
 
     threads.parallel(task, [(i, j) for j in range(len(cut)) for i in range(b)])
-    return out
+    return masks
 
 
 class Coarse(NamedTuple):
