@@ -166,6 +166,18 @@ def test_linear(rows: int, n_in: int, n_out: int) -> None:
     assert skinny.linear(x.reshape(1, rows, n_in), weight, bias).shape == (1, rows, n_out)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 16, 17])
+@pytest.mark.parametrize("hidden", [96, 1025, 2048])  # the first is not shared out
+def test_token_mlp(rows: int, hidden: int) -> None:
+    x, bias = normal(1, rows, 64), normal(64, seed=1)
+    lin1 = {"weight": normal(hidden, 64, seed=2), "bias": normal(hidden, seed=3)}
+    lin2 = {"weight": normal(64, hidden, seed=4), "bias": bias}
+    expected = np.maximum(layers.linear.plain(x, **lin1), 0)
+    got = skinny.token_mlp(x, lin1, lin2)
+    np.testing.assert_allclose(got, layers.linear.plain(expected, **lin2), atol=2e-3)
+    np.testing.assert_array_equal(lin2["bias"], bias)
+
+
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("threads", ["1", "2", "3"])
 def test_results_do_not_depend_on_the_threads(

@@ -10,10 +10,11 @@ from typing import Protocol
 
 import numpy as np
 
-from ..layers import linear, relu
+from ..layers import linear
 from ..two_way import EPS, cross_attention
 from .compiled import vector
 from .elementwise import norm_rows, rows_of
+from .skinny import token_mlp
 
 Array = np.ndarray
 
@@ -60,8 +61,7 @@ def among_tokens(queries: Array, tokens: Array, p: dict, heads: int, *, first: b
 def take_in(queries: Array, answer: Array, p: dict) -> Array:
     """What the image answered, and the MLP: `two_way_block` from norm2 to norm3."""
     queries = norm(queries + answer, p["norm2"])
-    hidden = relu(linear(queries, **p["mlp"]["lin1"]))
-    return norm(queries + linear(hidden, **p["mlp"]["lin2"]), p["norm3"])
+    return norm(queries + token_mlp(queries, **p["mlp"]), p["norm3"])
 
 
 def norm(x: Array, p: dict) -> Array:
