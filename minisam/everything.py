@@ -111,7 +111,8 @@ class SamAutomaticMaskGenerator:
     ----------
     model : Sam
     points_per_side : int or None
-        The grid has its square; None when `point_grids` gives the points.
+        The grid has its square: at most as many as the model's side has pixels; None when
+        `point_grids` gives the points.
     points_per_batch : int
         Points between two calls of `progress`. Results depend on it in their last bits only, memory
         not at all.
@@ -184,8 +185,9 @@ class SamAutomaticMaskGenerator:
                 f"output_mode is {output_mode!r}; expected one of {', '.join(OUTPUT_MODES)}"
             )
         self.point_grids = _grids(
-            points_per_side, point_grids, crop_n_layers, crop_n_points_downscale_factor
-        )
+            points_per_side, point_grids, crop_n_layers, crop_n_points_downscale_factor,
+            most=max(model.config.input_size),
+        )  # fmt: skip
         self.predictor = SamPredictor(model)
         self.points_per_batch = points_per_batch
         self.pred_iou_thresh = pred_iou_thresh
@@ -372,12 +374,17 @@ def _xywh(box: Array) -> list[int]:
     return [x0, y0, x1 - x0, y1 - y0]
 
 
-def _grids(per_side: int | None, given: Sequence[Array] | None, layers: int,
-           shrink: int) -> list[Array]:  # fmt: skip
+def _grids(per_side: int | None, given: Sequence[Array] | None, layers: int, shrink: int,
+           most: int) -> list[Array]:  # fmt: skip
     if (per_side is None) == (given is None):
         raise MinisamError("give exactly one of points_per_side and point_grids")
     if per_side is not None:
         _at_least("points_per_side", per_side, 1)
+        if per_side > most:
+            raise MinisamError(
+                f"points_per_side is {per_side}; expected {most} or fewer: the model sees the "
+                f"photo at {most} pixels"
+            )
         if int(per_side / shrink**layers) < 1:
             raise MinisamError(
                 f"no points are left in crop layer {layers}: points_per_side {per_side} is divided "
