@@ -252,21 +252,30 @@ class Tally:
 
     def total(self) -> Array:
         """(B, heads * T, K): the mean of the values, each by its softmax weight."""
-        scale = np.exp2(self.peaks - self.peaks.max(axis=1, keepdims=True))
-        scale /= (scale * self.weights).sum(axis=1, keepdims=True)
-        out = np.zeros_like(self.sums[:, 0])
-        threads.parallel(lambda i: join(scale[i], self.sums[i], out[i]), range(len(out)))
+        out = np.empty_like(self.sums[:, 0])
+
+        def task(i: int) -> None:
+            join(self.peaks[i], self.weights[i], self.sums[i], out[i])
+
+        threads.parallel(task, range(len(out)))
         return out
 
 
 @kernel
-def join(scale: Any, sums: Any, out: Any) -> None:
-    """Add up: scale (tiles, K), sums (tiles, K, width) -> out (K, width), zeros so far."""
-    for tile in range(len(sums)):
-        for j in range(len(out)):
-            amount, row, more = scale[tile, j], out[j], sums[tile, j]
+def join(peaks: Any, weights: Any, sums: Any, out: Any) -> None:
+    """Add up: peaks and weights (tiles, K), sums (tiles, K, width) -> out (K, width)."""
+    for j in range(len(out)):
+        row, top, total = out[j], peaks[0, j], np.float32(0)
+        for tile in range(len(sums)):
+            top = max(top, peaks[tile, j])
+        for tile in range(len(sums)):
+            total += scalars.exp2(peaks[tile, j] - top) * weights[tile, j]
+        for i in range(len(row)):
+            row[i] = 0
+        for tile in range(len(sums)):
+            share, more = scalars.exp2(peaks[tile, j] - top) / total, sums[tile, j]
             for i in range(len(row)):
-                row[i] += amount * more[i]
+                row[i] += share * more[i]
 
 
 @kernel
