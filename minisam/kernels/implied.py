@@ -175,21 +175,19 @@ class Implied:
         tally = Tally(b, len(tiles), columns, d + padded)
         k, telling = (q, asking) if k is None or telling is None else (k, telling)
 
-        def task(item: tuple[int, int]) -> None:
-            i, tile = item
-            mixed = self.mixed[i, tile]
-            n, width = tiles[tile].stop - tiles[tile].start, mixed.shape[1]
-            sweep(k[i], self.firsts[i], others[i], heads, block.tells.moving[tile],
-                  block.tells.still[tile], telling[i], gram[i], block.squares[tile],
-                  block.known[tile], block.overlaps[tile], np.float32(1 / c), np.float32(EPS),
-                  q[i], moving[tile], still[tile], values[tile], asking[i], n, n + -n % LANES,
-                  mixed, self.scale[i, tile], threads.workspace("scores", columns, width),
-                  threads.workspace("products", *mixed.shape),
-                  threads.workspace("turned", width, padded), tally.peaks[i, tile],
-                  tally.weights[i, tile], tally.sums[i, tile])  # fmt: skip
+        counter, width = np.zeros(1, np.int64), self.mixed.shape[3]
+        counts = np.array([some.stop - some.start for some in tiles])
 
-        # tile after tile: what is known of one stays in the cache
-        threads.parallel(task, [(i, j) for j in range(len(tiles)) for i in range(b)])
+        def task(_: int) -> None:
+            sweep(counter, counts, k, self.firsts, others, heads, block.tells.moving,
+                  block.tells.still, telling, gram, block.squares, block.known, block.overlaps,
+                  np.float32(1 / c), np.float32(EPS), q, moving, still, values, asking,
+                  self.mixed, self.scale, threads.workspace("scores", columns, width),
+                  threads.workspace("products", *self.mixed.shape[2:]),
+                  threads.workspace("turned", width, padded), tally.peaks, tally.weights,
+                  tally.sums)  # fmt: skip
+
+        threads.parallel(task, range(min(threads.thread_count(), b * len(tiles))))
         return tally.total()
 
     # ------------------------------------------------------------------ drawing

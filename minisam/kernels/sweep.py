@@ -12,15 +12,41 @@ import numpy as np
 from . import scalars
 from .compiled import FASTMATH, kernel, part
 from .decoder import share_out
-from .matmul import PANEL, address, product, stay_apart
+from .matmul import LANES, PANEL, address, product, stay_apart
+from .sharing import next_piece
 
 
 @kernel
-def sweep(keys: Any, firsts: Any, others: Any, heads: Any, tells_moving: Any, tells_still: Any,
-          telling: Any, gram: Any, squares: Any, known: Any, overlaps: Any, share: Any, eps: Any,
-          asks: Any, asks_moving: Any, asks_still: Any, values: Any, asking: Any, count: Any,
-          n: Any, mixed: Any, scale: Any, scores: Any, products: Any, turned: Any, peak: Any,
-          total: Any, sums: Any) -> None:  # fmt: skip
+def sweep(counter: Any, counts: Any, keys: Any, firsts: Any, others: Any, heads: Any,
+          tells_moving: Any, tells_still: Any, telling: Any, gram: Any, squares: Any, known: Any,
+          overlaps: Any, share: Any, eps: Any, asks: Any, asks_moving: Any, asks_still: Any,
+          values: Any, asking: Any, mixed: Any, scale: Any, scores: Any, products: Any,
+          turned: Any, peak: Any, total: Any, sums: Any) -> None:  # fmt: skip
+    """`sweep_tile` over what is left of all prompts and tiles, tile after tile.
+
+    What is known of a tile then stays in the cache for the prompts. Arrays have the prompt in
+    front, the tile, or both; counter is for `next_piece`; counts (tiles,) are the tiles' tokens.
+    """
+    prompts = len(keys)
+    pieces = prompts * len(counts)
+    piece = next_piece(counter)
+    while piece < pieces:
+        i, tile = piece % prompts, piece // prompts
+        n = counts[tile] + -counts[tile] % LANES
+        sweep_tile(keys[i], firsts[i], others[i], heads, tells_moving[tile], tells_still[tile],
+                   telling[i], gram[i], squares[tile], known[tile], overlaps[tile], share, eps,
+                   asks[i], asks_moving[tile], asks_still[tile], values[tile], asking[i],
+                   counts[tile], n, mixed[i, tile], scale[i, tile], scores, products, turned,
+                   peak[i, tile], total[i, tile], sums[i, tile])  # fmt: skip
+        piece = next_piece(counter)
+
+
+@part
+def sweep_tile(keys: Any, firsts: Any, others: Any, heads: Any, tells_moving: Any,
+               tells_still: Any, telling: Any, gram: Any, squares: Any, known: Any, overlaps: Any,
+               share: Any, eps: Any, asks: Any, asks_moving: Any, asks_still: Any, values: Any,
+               asking: Any, count: Any, n: Any, mixed: Any, scale: Any, scores: Any,
+               products: Any, turned: Any, peak: Any, total: Any, sums: Any) -> None:  # fmt: skip
     """Let a tile of the image hear the newest statement, norm it, and let tokens look at it.
 
     One function, because Numba takes half a second longer for one in two pieces.
@@ -55,6 +81,7 @@ def sweep(keys: Any, firsts: Any, others: Any, heads: Any, tells_moving: Any, te
     sums : (heads * T, d + K rounded up)
         and by these exponentials, sums of ``scale * values``, then of what was mixed.
     """
+    stay_apart()
     rows, t, width = len(gram), len(keys) // heads, mixed.shape[1]
     if len(firsts) > 0:
         told = rows // len(firsts)
