@@ -168,7 +168,8 @@ def draw_masks(mask_tokens: Array, image: Any, p: dict, keep: slice = slice(None
     keep : slice
         Which of the M masks to draw; the others cost nothing.
     out : (B, kept, 4H, 4W) float32, optional
-        Where to: so that those who draw prompts in several calls need not copy them together.
+        Where to, in C order: so that those who draw prompts in several calls need not copy them
+        together.
 
     Returns
     -------

@@ -208,10 +208,16 @@ def test_draw_masks(c: int, grid: tuple[int, int]) -> None:
     in_tokens = normal(3, n, c, seed=1).swapaxes(1, 2).reshape(3, c, *grid)
     for image in (in_maps, in_tokens):
         for keep in (slice(None), slice(1, None), slice(0, 1)):
-            expected = mask_decoder.draw_masks.plain(tokens, image, p, keep)
+            draw_plain = mask_decoder.draw_masks.plain
+            expected = draw_plain(tokens, image, p, keep)
             got = drawing.draw_masks(tokens, image, p, keep)
             assert got.shape == expected.shape == (3, len(range(5)[keep]), 4 * grid[0], 4 * grid[1])
             np.testing.assert_allclose(got, expected, atol=1e-5)
+            for draw, drawn in ((draw_plain, expected), (drawing.draw_masks, got)):
+                room = np.full((4, *drawn.shape[1:]), np.nan, np.float32)
+                draw(tokens, image, p, keep, out=room[1:])
+                np.testing.assert_array_equal(room[1:], drawn)
+                assert np.isnan(room[0]).all()
 
 
 def test_weights_may_be_read_only() -> None:
