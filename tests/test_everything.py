@@ -132,7 +132,7 @@ def test_explicit_grids() -> None:
         (dict(points_per_side=None), "exactly one"),
         (dict(point_grids=[np.zeros((1, 2))]), "exactly one"),
         (dict(points_per_side=0), "points_per_side is 0"),
-        (dict(points_per_side=100_000), "pixels"),
+        (dict(points_per_side=100_000), "points_per_side is 100000"),
         (dict(points_per_batch=0), "points_per_batch is 0"),
         (dict(crop_n_layers=-1), "crop_n_layers is -1"),
         (dict(crop_n_layers=2, crop_n_points_downscale_factor=2), "no points are left"),

@@ -1,6 +1,6 @@
 """Matrix products at the speed of the arithmetic units.
 
-`tile` is the only place in the package that is written in LLVM's own terms. It computes four rows
+`tile` is written in LLVM's own terms, as little else in the package is. It computes four rows
 by four vectors of a product (by three where there are few registers), and keeps those sums in
 registers for the whole depth of the product: each number that it loads is used three or four
 times. A compiler does not find this by itself: plain loops reach a third of the speed.

@@ -7,7 +7,6 @@ lies, is twice as fast.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,16 +25,19 @@ HIDDEN = 1024  # hidden numbers of one task: of each row of lin2 a page of memor
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Twin of `minisam.layers.linear`."""
     rows = rows_of(x)  # of all leading axes together, which np.matmul would take one by one
+    n_out = len(weight)
     if len(rows) <= FEW:
-        bias = np.zeros(len(weight), np.float32) if bias is None else bias
-        out = _few(rows, np.ascontiguousarray(weight), bias)
-    else:
-        out = np.empty((len(rows), len(weight)), np.float32)
-        with threads.one_blas_thread():  # a second one would go on spinning in the way of ours
-            _share(lambda some: np.matmul(rows, weight[some].T, out=out[:, some]), rows, weight)
-        if bias is not None:
-            out += bias
-    return out.reshape(*x.shape[:-1], len(weight))
+        return _few(rows, weight, bias).reshape(*x.shape[:-1], n_out)
+    out = np.empty((len(rows), n_out), np.float32)
+
+    def task(some: slice) -> None:
+        np.matmul(rows, weight[some].T, out=out[:, some])
+
+    alone = len(rows) * weight.size < WORTH
+    threads.parallel(task, [slice(0, n_out)] if alone else threads.blocks(n_out, n_out))
+    if bias is not None:
+        out += bias
+    return out.reshape(*x.shape[:-1], n_out)
 
 
 def token_mlp(x: Array, lin1: dict, lin2: dict) -> Array:
@@ -48,33 +50,25 @@ def token_mlp(x: Array, lin1: dict, lin2: dict) -> Array:
     hidden = len(lin1["weight"])
     if len(rows) > FEW or hidden <= HIDDEN:
         return linear(relu(linear(x, **lin1)), **lin2)
-    weight = np.ascontiguousarray(lin2["weight"])
     parts: dict[int, Array] = {}
 
     def task(start: int) -> None:
         some = slice(start, min(start + HIDDEN, hidden))
-        y = _few(rows, np.ascontiguousarray(lin1["weight"][some]), lin1["bias"][some])
-        no_bias = np.zeros(len(weight), np.float32)
-        parts[start] = _few(np.maximum(y, 0, out=y), weight, no_bias, start)
+        y = _few(rows, lin1["weight"][some], lin1["bias"][some])
+        parts[start] = _few(np.maximum(y, 0, out=y), lin2["weight"], None, start)
 
     starts = range(0, hidden, HIDDEN)
     threads.parallel(task, starts)
     out = sum((parts[start] for start in starts), lin2["bias"])
-    return out.reshape(*x.shape[:-1], len(weight))
+    return out.reshape(*x.shape[:-1], len(lin2["weight"]))
 
 
-def _few(rows: Array, weight: Array, bias: Array, first: int = 0) -> Array:
+def _few(rows: Array, weight: Array, bias: Array | None, first: int = 0) -> Array:
+    """``rows @ weight.T + bias``; of the weights' columns those from `first` on."""
     out = np.empty((len(rows), len(weight)), np.float32)
-    few_rows(rows, weight, first, bias, out)
+    bias = np.zeros(len(weight), np.float32) if bias is None else bias
+    few_rows(rows, np.ascontiguousarray(weight), first, bias, out)
     return out
-
-
-def _share(task: Callable[[slice], object], rows: Array, weight: Array) -> None:
-    """Do all outputs: at once, or on all threads where that is worth waking them."""
-    if len(rows) * weight.size < WORTH:
-        task(slice(0, len(weight)))
-    else:
-        threads.parallel(task, threads.blocks(len(weight), len(weight)))
 
 
 @kernel(fastmath=FASTMATH | {"reassoc"})

@@ -32,11 +32,10 @@ def sweep(counter: Any, counts: Any, keys: Any, firsts: Any, others: Any, heads:
     piece = next_piece(counter)
     while piece < pieces:
         i, tile = piece % prompts, piece // prompts
-        n = counts[tile] + -counts[tile] % LANES
         sweep_tile(keys[i], firsts[i], others[i], heads, tells_moving[tile], tells_still[tile],
                    telling[i], gram[i], squares[tile], known[tile], overlaps[tile], share, eps,
                    asks[i], asks_moving[tile], asks_still[tile], values[tile], asking[i],
-                   counts[tile], n, mixed[i, tile], scale[i, tile], scores, products, turned,
+                   counts[tile], mixed[i, tile], scale[i, tile], scores, products, turned,
                    peak[i, tile], total[i, tile], sums[i, tile])  # fmt: skip
         piece = next_piece(counter)
 
@@ -45,7 +44,7 @@ def sweep(counter: Any, counts: Any, keys: Any, firsts: Any, others: Any, heads:
 def sweep_tile(keys: Any, firsts: Any, others: Any, heads: Any, tells_moving: Any,
                tells_still: Any, telling: Any, gram: Any, squares: Any, known: Any, overlaps: Any,
                share: Any, eps: Any, asks: Any, asks_moving: Any, asks_still: Any, values: Any,
-               asking: Any, count: Any, n: Any, mixed: Any, scale: Any, scores: Any,
+               asking: Any, count: Any, mixed: Any, scale: Any, scores: Any,
                products: Any, turned: Any, peak: Any, total: Any, sums: Any) -> None:  # fmt: skip
     """Let a tile of the image hear the newest statement, norm it, and let tokens look at it.
 
@@ -68,8 +67,8 @@ def sweep_tile(keys: Any, firsts: Any, others: Any, heads: Any, tells_moving: An
     asks : (heads * T, d)
         The tokens that look; asks_moving, asks_still, asking are for `score`.
     values : (heads * d, width)
-    count, n : int
-        Tokens of the image in the tile, and that rounded up.
+    count : int
+        Tokens of the image in the tile.
     mixed : (K + heads - 1 or more, width)
         Gets the shares of the new rows, and all are scaled by the norm.
     scale : (width,)
@@ -83,6 +82,7 @@ def sweep_tile(keys: Any, firsts: Any, others: Any, heads: Any, tells_moving: An
     """
     stay_apart()
     rows, t, width = len(gram), len(keys) // heads, mixed.shape[1]
+    n = count + -count % LANES  # whole vectors
     if len(firsts) > 0:
         told = rows // len(firsts)
         new = rows - told
