@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -49,7 +50,7 @@ def write_together(files: Mapping[Path, bytes], *, overwrite: bool = True) -> No
     ----------
     files : mapping of path to contents
     overwrite : bool
-        Whether files that are there already may be replaced.
+        Whether files that are there already may be replaced. When not all can be, they come back.
 
     Raises
     ------
@@ -57,21 +58,42 @@ def write_together(files: Mapping[Path, bytes], *, overwrite: bool = True) -> No
         As for `write_atomic`.
     """
     with ExitStack() as stack:
-        ready: list[tuple[Path, Path]] = []
+        ready: dict[Path, Path] = {}  # target -> its temporary
+        before: dict[Path, Path] = {}  # target -> a copy of what was there
         for target, data in files.items():
-            temporary = stack.enter_context(_temporary(target))
-            temporary.write_bytes(data)
-            ready.append((temporary, target))
-        published: list[Path] = []
+            ready[target] = stack.enter_context(_temporary(target))
+            ready[target].write_bytes(data)
+            if overwrite and len(files) > 1 and os.path.lexists(target):
+                before[target] = stack.enter_context(_temporary(target))
+                _copy(target, before[target])
         try:
-            for temporary, target in ready:
+            for target, temporary in ready.items():
                 _publish(temporary, target, overwrite)
-                published.append(target)
-        except MinisamError:
-            if not overwrite:  # what is there now is ours: take it back
-                for target in published:
-                    target.unlink(missing_ok=True)
+        except BaseException:  # Ctrl-C as well
+            for target, temporary in ready.items():
+                if _is_published(temporary, target):
+                    if target in before:
+                        before[target].replace(target)
+                    else:
+                        target.unlink(missing_ok=True)
             raise
+
+
+def _copy(target: Path, backup: Path) -> None:
+    """Let `backup` be what `target` is, without reading it where the file system can link."""
+    backup.unlink()
+    try:
+        os.link(target, backup, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(target, backup, follow_symlinks=False)
+
+
+def _is_published(temporary: Path, target: Path) -> bool:
+    """Whether `target` is our file: the temporary one was renamed to it, or linked."""
+    try:
+        return os.path.samestat(temporary.lstat(), target.lstat())
+    except FileNotFoundError:
+        return not os.path.lexists(temporary)
 
 
 @contextmanager

@@ -1,0 +1,66 @@
+"""Several files at once: all or none, and what was there before comes back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from minisam import MinisamError, files
+from minisam.files import write_together
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {p.name: "a folder" if p.is_dir() else p.read_text() for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_nothing_changes_when_one_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", _no_links)
+    if overwrite:
+        (tmp_path / "a.txt").write_text("old")
+    (tmp_path / "c.txt").mkdir()
+    before = contents(tmp_path)
+    new = {tmp_path / name: b"new" for name in ("a.txt", "b.txt", "c.txt")}
+    with pytest.raises(MinisamError, match=r"c\.txt"):
+        write_together(new, overwrite=overwrite)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_nothing_changes_when_it_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool, links: bool, after: int
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", _no_links)
+    if overwrite:
+        (tmp_path / "a.txt").write_text("old")
+    before, publish = contents(tmp_path), files._publish
+
+    def interrupted(temporary: Path, target: Path, overwrite: bool) -> None:
+        publish(temporary, target, overwrite)
+        if target.name == "abc"[after] + ".txt":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "_publish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_together({tmp_path / f"{x}.txt": b"new" for x in "abc"}, overwrite=overwrite)
+    assert contents(tmp_path) == before
+
+
+def test_all_are_replaced_and_nothing_is_left_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    (tmp_path / "b.txt").symlink_to("nowhere")
+    write_together({tmp_path / f"{x}.txt": x.encode() for x in "abc"})
+    assert contents(tmp_path) == {"a.txt": "a", "b.txt": "b", "c.txt": "c"}
+
+
+def _no_links(*_: object, **__: object) -> None:
+    raise OSError("no hard links here")
