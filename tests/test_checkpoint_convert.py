@@ -119,6 +119,26 @@ def test_an_existing_file_is_not_lost(checkpoint) -> None:
     assert minisam.load(target).config == TINY
 
 
+def test_notes_are_kept(tensors, tmp_path) -> None:
+    save_file(tensors, tmp_path / "a.safetensors", {"licence": "for research only", "source": "x"})
+    target = convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    with safe_open(target, framework="numpy") as file:
+        assert file.metadata()["licence"] == "for research only"
+        assert file.metadata()["source"] == "a.safetensors"
+
+
+def test_the_source_is_not_replaced(tensors, tmp_path) -> None:
+    source = tmp_path / "a.safetensors"
+    save_file(tensors, source)
+    before = source.read_bytes()
+    for overwrite in (False, True):
+        with pytest.raises(MinisamError, match="is the source itself; say with -o what to write"):
+            convert(source, dtype="float16", overwrite=overwrite)
+    with pytest.raises(MinisamError, match="is a folder; give the name of a file with -o"):
+        convert(source, tmp_path, overwrite=True)
+    assert source.read_bytes() == before
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_number_that_is_not_finite_stops_it_and_nothing_is_left(tensors, tmp_path, bad) -> None:
     tensors["mask_decoder.mask_tokens.weight"][2, 5] = bad

@@ -50,7 +50,8 @@ def convert(
     Returns
     -------
     Path
-        The file written. Its metadata has ``source``, ``source_sha256`` and ``converted`` (date).
+        The file written. Its metadata has the source's notes (licence, training, ...), ``source``,
+        ``source_sha256`` and ``converted`` (date).
 
     Raises
     ------
@@ -62,18 +63,20 @@ def convert(
         if source.is_dir() or source.suffix == ".json":
             raise MinisamError(f"{source} is not one file: say with -o what to write")
         target = source.with_suffix(".safetensors")
+    if target.is_dir():
+        raise MinisamError(f"{target} is a folder; give the name of a file with -o")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise MinisamError(f"{target} is the source itself; say with -o what to write")
     if target.exists() and not overwrite:
         raise MinisamError(f"{target} exists; choose another with -o, or replace it with --force")
     with open_weights(source) as weights:
         shapes = {key: tensor.shape for key, tensor in weights.tensors.items()}
         check_shapes(shapes, weights.metadata, source=source.name)
-        notes = {
+        notes = weights.metadata | {
             "source": name or source.name,
             "source_sha256": _sha256(weights.files),
             "converted": datetime.now(timezone.utc).date().isoformat(),
         }
-        if "decoder_heads" in weights.metadata:  # the one number that no tensor shows
-            notes["decoder_heads"] = weights.metadata["decoder_heads"]
         tags = {key: _target_tag(tensor, dtype) for key, tensor in weights.tensors.items()}
         with write_atomic(target, overwrite=overwrite) as temporary:
             _write(temporary, weights.tensors, tags, notes)
