@@ -64,7 +64,7 @@ def run(args: Namespace) -> int:
 
 def fail(reason: str) -> int:
     """Print one line on standard error; returns the exit status of bad input."""
-    print(f"minisam: error: {' '.join(reason.split())}", file=sys.stderr)
+    print(f"minisam: error: {' '.join(reason.splitlines())}", file=sys.stderr)
     return 2
 
 

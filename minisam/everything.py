@@ -33,6 +33,7 @@ Array = np.ndarray
 Record = dict[str, Any]
 Progress = Callable[["Report"], object]
 
+MOST_LAYERS = 6  # 5461 crops
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
 
@@ -170,6 +171,11 @@ class SamAutomaticMaskGenerator:
     ) -> None:
         _at_least("points_per_batch", points_per_batch, 1)
         _at_least("crop_n_layers", crop_n_layers, 0)
+        if crop_n_layers > MOST_LAYERS:
+            raise MinisamError(
+                f"crop_n_layers is {crop_n_layers}, which means 4 ** {crop_n_layers} crops to "
+                f"encode; expected {MOST_LAYERS} at most"
+            )
         _at_least("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1)
         if not 0 <= crop_overlap_ratio <= 1:
             raise MinisamError(f"crop_overlap_ratio is {crop_overlap_ratio}; expected 0 to 1")

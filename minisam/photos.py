@@ -47,7 +47,11 @@ def read_photo(image: Any, image_format: str = "RGB", background: str = "white")
         return _from_file(image, background)
     if isinstance(image, Image.Image):
         return _from_pil(image, background)
-    return _from_array(np.asarray(image), image_format, background)
+    try:
+        x = np.asarray(image)
+    except ValueError:
+        raise MinisamError("the image is not an array of numbers with equal rows") from None
+    return _from_array(x, image_format, background)
 
 
 def _from_file(path: str | os.PathLike[str], background: str) -> Array:
@@ -84,21 +88,33 @@ def _decoding(name: str) -> Iterator[None]:
             f"{name} is too large to open safely ({error}); "
             "shrink it first, or raise PIL.Image.MAX_IMAGE_PIXELS in Python if you trust it"
         ) from None
+    except OSError as error:
+        if error.errno is None:  # Pillow's own: the file is damaged
+            raise _damaged(name, error) from None
+        raise MinisamError(f"cannot read {name}: {error.strerror}") from None
     except MemoryError:
         raise MinisamError(f"{name} does not fit into memory; shrink it first") from None
     except Exception as error:  # damaged files make Pillow's decoders raise anything
-        reason = str(error) or type(error).__name__
-        raise MinisamError(f"{name} cannot be decoded, is it cut short? ({reason})") from None
+        raise _damaged(name, error) from None
+
+
+def _damaged(name: str, error: Exception) -> MinisamError:
+    reason = str(error) or type(error).__name__
+    return MinisamError(f"{name} cannot be decoded, is it cut short? ({reason})")
 
 
 def _rgb(image: Image.Image, background: str) -> Array:
     if 0 in image.size:
         raise MinisamError(f"it has no pixels (size {image.size[0]}x{image.size[1]})")
+    kind = image.format  # which the next line forgets
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         x = np.asarray(image)
-        if x.dtype == np.int32 and x.min() >= 0 and x.max() <= 65535:
-            x = x.astype(np.uint16)  # Pillow's "I" is how it opens many 16-bit files
+        # Pillow opens many 16-bit files as 32-bit "I"; of other files with small numbers nobody
+        # knows what is white
+        is_16_bit = kind in ("PNG", "PPM") or x.max() > 255
+        if x.dtype == np.int32 and is_16_bit and x.min() >= 0 and x.max() <= 65535:
+            x = x.astype(np.uint16)
         return _from_array(x, "RGB", background)
     if image.mode == "La":
         image = image.convert("LA")  # from which alone Pillow knows a way on

@@ -53,6 +53,8 @@ class SamPredictor:
     """
 
     def __init__(self, sam_model: Sam) -> None:
+        if isinstance(sam_model, (str, os.PathLike)):
+            raise MinisamError(f"SamPredictor wants a model: minisam.load({str(sam_model)!r})")
         self.model = sam_model
         self.reset_image()
 

@@ -92,7 +92,18 @@ def _by_name(by_path: Boxes, wanted: set[str]) -> Boxes:
 
 def _locate(name: str, file: Path) -> str:
     beside = file.parent / name
-    return os.path.normpath(beside if beside.exists() or not Path(name).exists() else name)
+    there = os.path.exists  # Path.exists() raises when a name is too long
+    return os.path.normpath(beside if there(beside) or not there(name) else name)
+
+
+def _check_name(name: str, where: str) -> None:
+    """Refuse what no file can be called."""
+    try:
+        usable = name and b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise MinisamError(f"{where}: {shown(name)} cannot be the name of a photo")
 
 
 def _from_csv(text: str, file: Path) -> Entries:
@@ -109,6 +120,7 @@ def _from_csv(text: str, file: Path) -> Entries:
             continue
         if len(row) != 5 or not row[0]:
             raise MinisamError(f"{file}, line {number}: expected photo,x0,y0,x1,y1")
+        _check_name(row[0], f"{file}, line {number}")
         entries.setdefault(row[0], []).append(_box(row[1:], f"{file}, line {number}"))
     return entries
 
@@ -122,6 +134,7 @@ def _from_json(text: str, file: Path) -> Entries:
         raise MinisamError(f"{file}: expected {EXAMPLE.split(', or ')[1]}")
     entries: Entries = {}
     for photo, boxes in data.items():
+        _check_name(photo, str(file))
         if not isinstance(boxes, list) or not boxes:
             raise MinisamError(f"{file}, {photo}: expected a list of boxes [x0, y0, x1, y1]")
         entries[photo] = [_box(box, f"{file}, {photo}, box {i}") for i, box in enumerate(boxes, 1)]

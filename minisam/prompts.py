@@ -102,9 +102,11 @@ def check_mask_input(mask: Any, size: Size) -> Array:
             f"mask_input has shape {x.shape}; expected {(1, *size)}: "
             "one of the low-res logits that predict returned"
         )
-    if not np.isfinite(x).all():
-        raise MinisamError("mask_input has values that are not finite")
-    return np.ascontiguousarray(x.reshape(1, *size), np.float32)
+    with np.errstate(over="ignore"):  # what is too large for float32 is no logit
+        logits = np.ascontiguousarray(x.reshape(1, *size), np.float32)
+    if not np.isfinite(logits).all():
+        raise MinisamError("mask_input has values that are not finite, or too large for float32")
+    return logits
 
 
 def _numbers(x: Any, name: str) -> Array:

@@ -67,6 +67,9 @@ def test_no_prompt(cli: Cli, folder: Path, predictor: SamPredictor) -> None:
         (["photo.png", "--neg", "a,b"], ["--neg", "'a,b' is not X,Y"]),
         (["photo.png", "--box", "1,2,3"], ["--box", "is not X0,Y0,X1,Y1: 4 numbers"]),
         (["photo.png", "--point"], ["--point", "expected one argument"]),
+        (["photo.png", "--point", "1,2", "--logits", ""], ["--logits", "it is empty"]),
+        (["two  spaces.png", "--point", "1,2"], ["no such file: two  spaces.png"]),
+        (["a" * 300 + ".png", "--point", "1,2"], ["cannot read aaa", "too long"]),
         (["photo.png", "--pont", "1,2"], ["unrecognized arguments: --pont"]),
         (["photo.png", "--no-such"], ["unrecognized arguments: --no-such"]),
         (["photo.png", "photo.png", "--point", "1,2"], ["one prompt is for one photo"]),
@@ -220,6 +223,7 @@ def test_bad_points_and_boxes(
         (dict(mask_input=np.zeros((1, 32, 32))), r"shape \(1, 32, 32\); expected \(1, 64, 64\)"),
         (dict(mask_input=np.zeros((3, 64, 64))), r"shape \(3, 64, 64\)"),
         (dict(mask_input=np.full((1, 64, 64), np.nan)), "mask_input .* not finite"),
+        (dict(mask_input=np.full((1, 64, 64), 1e300)), "mask_input .* too large for float32"),
         (dict(mask_input="mask.png"), "mask_input is not an array of numbers"),
     ],
 )
@@ -248,6 +252,11 @@ def test_bad_prompts_in_python(predictor: SamPredictor, prompt: dict, words: str
 def test_bad_batches_in_python(predictor: SamPredictor, prompt: dict, words: str) -> None:
     with pytest.raises(MinisamError, match=words):
         predictor.predict_many(**prompt)
+
+
+def test_a_name_is_no_model() -> None:
+    with pytest.raises(MinisamError, match=r"wants a model: minisam\.load\('nano'\)"):
+        SamPredictor("nano")
 
 
 def test_predict_before_set_image(tmp_path: Path) -> None:
@@ -423,8 +432,10 @@ def test_nothing_to_cut_out(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPa
     ran = cli(*POINT, "--cutout", "--all")
     assert ran.code == 0 and ran.err.startswith("minisam: note: mask ")
     assert len(list(folder.glob("*_cutout_*.png"))) == 2
-    record = json.loads(cli(*POINT, "--json").out)
+    ran = cli(*POINT, "--json")
+    record = json.loads(ran.out)
     assert record["masks"][record["best"]]["box"] is None
+    assert ran.err.startswith("minisam: note: the best mask is empty; add a --point on the object")
 
 
 def test_full_disk(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

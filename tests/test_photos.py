@@ -161,11 +161,18 @@ def test_file_formats(tmp_path: Path, fmt: str) -> None:
         (np.zeros((4, 0, 3), np.uint8), "no pixels"),
         (None, "shape"),
         ([["a", "b"], ["c", "d"]], "type"),
+        ([[1, 2], [3]], "equal rows"),
     ],
 )
 def test_bad_arrays(array: object, words: str) -> None:
     with pytest.raises(MinisamError, match=words):
         read_photo(array)
+
+
+def test_small_numbers_of_32_bits_are_refused(tmp_path: Path) -> None:
+    path = saved(Image.fromarray(RAMP.astype(np.int32)), tmp_path / "a.tif")
+    with pytest.raises(MinisamError, match=r"a\.tif: .*int32"):  # read as 16 bits it would be black
+        read_photo(path)
 
 
 def test_float_tiff_names_its_type(tmp_path: Path) -> None:
