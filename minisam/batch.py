@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -129,7 +130,7 @@ def find_on_cluster(tasks: Iterable[Task], job: Job, address: str) -> Iterator[F
     Raises
     ------
     MinisamError
-        The extra `dask` is not installed, or the scheduler does not answer.
+        The extra `dask` is not installed, or the scheduler does not answer, or no longer.
     """
     try:
         import dask.bag
@@ -138,6 +139,7 @@ def find_on_cluster(tasks: Iterable[Task], job: Job, address: str) -> Iterator[F
         raise MinisamError(
             "--dask needs the extra \"dask\": pip install '.[dask]' in the clone of minisam"
         ) from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # we say what is wrong
     try:
         client = distributed.Client(address, timeout="10s", set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
@@ -155,6 +157,11 @@ def find_on_cluster(tasks: Iterable[Task], job: Job, address: str) -> Iterator[F
         futures = client.compute(bag.to_delayed())
         task_of = {future.key: task for future, task in zip(futures, todo, strict=True)}
         for future in distributed.as_completed(futures, loop=client.loop):
+            if future.cancelled():  # by nobody but a client that lost its scheduler
+                raise MinisamError(
+                    f"the Dask scheduler at {address} was lost; start it again, and the same "
+                    "command goes on where this one stopped"
+                )
             task = task_of[future.key]
             futures.remove(future)  # the cluster forgets a result when nobody holds it any more
             lost = future.exception()

@@ -1,4 +1,4 @@
-"""The masks of one photo as files: names and contents, nothing is written here.
+"""The masks of one photo as files: names and contents. Who writes them is elsewhere.
 
 Records are dicts with "segmentation" (a mask or an RLE) and numbers about it, as
 SamAutomaticMaskGenerator gives them.
@@ -10,7 +10,8 @@ import csv
 import io
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,21 @@ def folder(photo: str, pixels: Array, records: Records) -> Files:
 def polygon(photo: str, pixels: Array, records: Records) -> Files:
     """GeoJSON: rings with holes, in pixels."""
     return {"_polygons.geojson": _json(geojson(_rounded(r) for r in records))}
+
+
+def remove_old_masks(written: Iterable[Path]) -> None:
+    """Remove what a run with other settings left in the folders that `folder` now filled.
+
+    Parameters
+    ----------
+    written : paths
+        All files of the new results. Only numbered pictures beside a table among them go.
+    """
+    new = set(written)
+    for table in [path for path in new if path.name == "metadata.csv"]:
+        for path in table.parent.glob("*.png"):
+            if path.stem.isdecimal() and path not in new:
+                path.unlink(missing_ok=True)
 
 
 FORMATS: dict[str, Callable[[str, Array, Records], Files]] = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MinisamError
+from .exports import remove_old_masks
 from .files import write_together
 from .jobs import Found, Job, Task
 
@@ -46,13 +47,7 @@ class Journal:
             raise MinisamError(
                 f"cannot use the folder {folder}: {error.strerror or error}; choose another --out"
             ) from None
-        self.entries: dict[str, Mapping[str, Any]] = {}
-        for line in text.splitlines():
-            try:
-                entry = json.loads(line)
-                self.entries[entry["name"]] = entry
-            except (ValueError, KeyError, TypeError):
-                continue
+        self.entries = _entries(text)
         self._torn = bool(text) and not text.endswith("\n")
 
     def is_done(self, task: Task) -> bool:
@@ -90,6 +85,7 @@ class Journal:
                 folder.mkdir(parents=True, exist_ok=True)
             missing = {path: data for path, data in files.items() if not _holds(path, data)}
             write_together(missing, overwrite=overwrite)
+            remove_old_masks(files)
             with open(self.path, "a") as file:
                 file.write("\n" * self._torn + json.dumps(entry) + "\n")
         except OSError as error:
@@ -106,6 +102,8 @@ class Journal:
         """Digest of all that the results depend on."""
         job = asdict(self.job)
         del job["model"]  # its path; the weights themselves count
+        job["formats"] = sorted(self.job.formats)
+        job["generator"].pop("points_per_batch", None)  # how often progress is shown
         try:
             status = Path(task.photo).stat()
             photo = [status.st_size, status.st_mtime_ns]
@@ -113,6 +111,26 @@ class Journal:
             photo = []
         text = json.dumps([job, task.boxes, photo], sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def results_in(folder: Path) -> set[Path]:
+    """All files that earlier runs wrote into a folder, as its journal says."""
+    try:
+        entries = _entries((folder / JOURNAL).read_text(errors="replace"))
+    except OSError:
+        return set()
+    return {(folder / name).resolve() for entry in entries.values() for name in entry["files"]}
+
+
+def _entries(text: str) -> dict[str, Mapping[str, Any]]:
+    entries: dict[str, Mapping[str, Any]] = {}
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+            entries[entry["name"]] = {"files": [], **entry}
+        except (ValueError, KeyError, TypeError):
+            continue
+    return entries
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -264,6 +265,9 @@ def test_boxes_of_one_photo_are_not_given_to_another_of_the_same_name(tmp_path: 
         ("a.json", '{"0.png": [[1, 2, 3, 1' + "0" * 400 + "]]}", "not four numbers"),
         ("a.json", "[" * 100_000, "is not JSON"),
         ("a.csv", "0.png," + "1" * 200_000 + ",2,3,4", "is not CSV"),
+        ("a.json", '{"": [[1, 2, 3, 4]]}', "cannot be the name of a photo"),
+        ("a.json", '{"a\\u0000.png": [[1, 2, 3, 4]]}', "cannot be the name of a photo"),
+        ("a.json", '{"a\\ud800.png": [[1, 2, 3, 4]]}', "cannot be the name of a photo"),
     ],
 )
 def test_bad_prompt_files(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -273,6 +277,13 @@ def test_bad_prompt_files(tmp_path: Path, name: str, text: str, message: str) ->
     assert "\n" not in str(caught.value)
     with pytest.raises(minisam.MinisamError, match="no such file"):
         read_prompts(tmp_path / "gone.csv")
+
+
+def test_a_name_that_is_too_long_is_a_photo_that_is_not_there(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"{'a' * 300}.png,1,2,3,4\n")
+    ((photo, boxes),) = read_prompts(tmp_path / "a.csv").items()
+    failure = find_masks(Task(photo, "a", boxes), job, SAM).failure
+    assert failure.startswith("cannot read") and failure.endswith("File name too long")
 
 
 # ---------------------------------------------------------------------- the command line
@@ -337,6 +348,54 @@ def test_a_folder_on_the_command_line(cli: Any, folder: Path) -> None:
     assert ran.code == 0 and ran.out.startswith("3 of 3 photos are finished already")
 
 
+def test_what_a_run_wrote_and_what_is_hidden_are_no_photos(cli: Any, folder: Path) -> None:
+    make_photos(folder / "photos", 2)
+    (folder / "photos" / "._0.png").write_bytes(b"notes of macOS")
+    (folder / "photos" / "sub.png").mkdir()
+    arguments = ("photos", "--everything", *LOOSE, "--out", "photos")
+    assert "2 of 2 photos finished" in cli(*arguments).out
+    again = cli(*arguments)
+    assert again.code == 0 and "2 of 2 photos are finished already" in again.out
+
+
+def test_the_order_of_formats_and_the_size_of_batches_are_no_other_job(
+    cli: Any, folder: Path
+) -> None:
+    make_photos(folder / "photos", 2)
+    arguments = ("photos", "--everything", *LOOSE, "--out", "r", "--format")
+    assert cli(*arguments, "png,coco").code == 0
+    again = cli(*arguments, "coco,png", "--points-per-batch", 3)
+    assert again.code == 0 and "2 of 2 photos are finished already" in again.out
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_old_masks_do_not_stay_among_new_ones(cli: Any, folder: Path, many: bool) -> None:
+    photos = make_photos(folder / "photos", 1 + many)
+    arguments = (*photos, "--everything", "--stability-score-thresh", 0, "--pred-iou-thresh", -9)
+    arguments += ("--format", "folder", "--out", "r/", "--force", "--box-nms-thresh", 1)
+    assert cli(*arguments, "--points-per-side", 2).code == 0
+    first = contents(folder / "r")
+    (folder / "r" / "0_masks" / "mine.png").write_text("a user's")
+    assert cli(*arguments, "--points-per-side", 1).code == 0
+    second = contents(folder / "r")
+    assert len(first) > len(second) - 1 > 2 and "0_masks/mine.png" in second
+    for i in range(1 + many):
+        table = second[f"{i}_masks/metadata.csv"].splitlines()
+        numbered = [n for n in second if n.startswith(f"{i}_masks/") and n[8:-4].isdecimal()]
+        assert len(numbered) == len(table) - 1
+
+
+def test_a_taken_name_is_refused_before_the_work(
+    cli: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "x.json").write_text("mine")
+    monkeypatch.setattr(batch, "find_masks", None)
+    ran = cli("photo.png", "--everything", "--format", "coco", "--out", "x.json")
+    assert ran.code == 2 and "x.json exists already" in ran.err and "--force" in ran.err
+    ran = cli("photo.png", "--everything", "--format", "coco", "--out", "y.png")
+    assert "--out y.png is one file, but --format coco writes .json" in ran.err
+
+
 def test_prompts_on_the_command_line(cli: Any, folder: Path) -> None:
     make_photos(folder / "photos", 2)
     (folder / "boxes.csv").write_text("photos/0.png,1,2,20,20\nphotos/1.png,1,2,300,20\n")
@@ -363,6 +422,8 @@ def test_prompts_on_the_command_line(cli: Any, folder: Path) -> None:
         (("photo.png", "--everything", "--crop-overlap-ratio", "2"), "--crop-overlap-ratio is 2.0"),
         (("photo.png", "--everything", "--crop-overlap-ratio", "nan"), "expected 0 to 1"),
         (("photo.png", "--everything", "--format", "gif"), "'gif' is none of"),
+        (("photo.png", "--everything", "--crop-n-layers", "15"), "--crop-n-layers is 15"),
+        (("photo.png", "--everything", "--dask", ""), "--dask: it is empty"),
         (("photo.png", "--point", "3,4", "--format", "coco"), "goes with --everything"),
         (("photo.png", "--point", "3,4", "--points-per-side", "2"), "goes with --everything\n"),
         (("photo.png", "--prompts", "x.csv", "--pred-iou-thresh", "0.5"), "not with --prompts"),
@@ -437,6 +498,32 @@ def test_no_cluster_is_one_line(cli: Any, folder: Path) -> None:
     pytest.importorskip("distributed", reason="needs the extra dask")
     ran = cli("photo.png", "--everything", "--out", "r", "--dask", "nonsense://x")
     assert ran.code == 2 and "no Dask scheduler answers at nonsense://x" in ran.err
+
+
+class LostClient:
+    """What `distributed.Client` is to us once its scheduler is gone: all futures are cancelled."""
+
+    loop = None
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def compute(self, parts: list[Any]) -> list[Any]:
+        return [SimpleNamespace(key=i, cancelled=lambda: True) for i in range(len(parts))]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_cluster_that_is_lost_is_one_line(
+    cli: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs the extra dask")
+    monkeypatch.setattr(distributed, "Client", LostClient)
+    monkeypatch.setattr(distributed, "as_completed", lambda futures, loop: iter(futures))
+    ran = cli("photo.png", "--everything", "--out", "r", "--dask", "tcp://x:1")
+    assert ran.code == 2 and "the Dask scheduler at tcp://x:1 was lost" in ran.err
+    assert ran.err.count("\n") == 1
 
 
 def test_without_the_extra(cli: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

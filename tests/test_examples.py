@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from minisam import MinisamError
 from minisam.formats import decode_rle
 from walkthrough.examples import detector_boxes
 
@@ -26,6 +28,14 @@ def test_detector_boxes(tmp_path: Path, tiny_weights: Path) -> None:
         image = asked["images"][annotation["image_id"] - 1]
         assert mask.shape == (image["height"], image["width"])
         assert annotation["area"] == np.count_nonzero(mask)
+
+
+def test_detector_boxes_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(MinisamError, match=r"cannot read .*gone\.json"):
+        detector_boxes.main([str(tmp_path / "gone.json"), "x", str(tmp_path / "masks.json")])
+    (tmp_path / "masks.json").write_text("mine")
+    with pytest.raises(MinisamError, match="exists already"):
+        detector_boxes.main([str(tmp_path / "gone.json"), "x", str(tmp_path / "masks.json")])
 
 
 def test_boxes_are_brought_into_the_photo() -> None:

@@ -130,7 +130,7 @@ def test_pycocotools_loads_the_coco_file(tmp_path: Path) -> None:
 
 
 def test_files_of_every_format() -> None:
-    assert tuple(FORMATS) == OFFERED
+    assert list(FORMATS) == list(OFFERED)
     files = export(OFFERED, "a.jpg", PHOTO, RECORDS)
     assert files == export(OFFERED, "a.jpg", PHOTO, RECORDS)
     assert set(files) == {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__
 from . import many
+from .values import filled, numbers
 
 USAGE = """\
 minisam PHOTO --point X,Y [another prompt ...] [results]
@@ -89,15 +90,17 @@ def parser() -> Parser:
     g.add_argument("--point", action="append", default=[], type=numbers("X,Y"), metavar="X,Y",
                    help="a point on the object; may be repeated")  # fmt: skip
     g.add_argument("--neg", action="append", default=[], type=numbers("X,Y"), metavar="X,Y",
-                   help="a point that is not on the object; may be repeated")  # fmt: skip
+                   help="a point that is not on the object, beside one that is or a box; may be "
+                        "repeated")  # fmt: skip
     g.add_argument("--box", type=numbers("X0,Y0,X1,Y1"), metavar="X0,Y0,X1,Y1",
                    help="left, top, right and bottom of the object")  # fmt: skip
-    g.add_argument("--mask-input", metavar="FILE",
-                   help="a first guess: a .npy file that --logits wrote, or a black-and-white "
-                        "picture of the photo's size, the object white")  # fmt: skip
+    g.add_argument("--mask-input", metavar="FILE", type=filled,
+                   help="a first guess, beside a point or a box: a .npy file that --logits wrote, "
+                        "or a black-and-white picture of the photo's size, the object "
+                        "white")  # fmt: skip
 
     g = p.add_argument_group("model")
-    g.add_argument("--model", default="nano", metavar="NAME|FILE",
+    g.add_argument("--model", default="nano", metavar="NAME|FILE", type=filled,
                    help="nano (small, comes with minisam; the default), vit_b, vit_l or vit_h "
                         "(fetch them with: python -m minisam.weights fetch vit_b), or a "
                         ".safetensors or .pth file")  # fmt: skip
@@ -111,7 +114,7 @@ def parser() -> Parser:
     g.add_argument("--mask", action="store_true", help="the mask: white on black, the photo's size")
     g.add_argument("--cutout", action="store_true",
                    help="the object alone, cropped, the rest transparent")  # fmt: skip
-    g.add_argument("--logits", metavar="FILE.npy",
+    g.add_argument("--logits", metavar="FILE.npy", type=filled,
                    help="the best mask's low-resolution logits, for --mask-input")  # fmt: skip
     g.add_argument("--json", action="store_true",
                    help="scores, boxes, areas, run-length masks, times and files on standard "
@@ -130,24 +133,6 @@ def parser() -> Parser:
     g.add_argument("--version", action="version", version=f"minisam {__version__}",
                    help="show the version")  # fmt: skip
     return p
-
-
-def numbers(shape: str) -> Callable[[str], tuple[float, ...]]:
-    """Make a reader of comma-separated numbers, as many as `shape` ("X,Y") has parts."""
-    names = shape.split(",")
-
-    def read(text: str) -> tuple[float, ...]:
-        try:
-            values = tuple(float(part) for part in text.split(","))
-        except ValueError:
-            values = ()
-        if len(values) != len(names):
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not {shape}: {len(names)} numbers with commas between, in pixels"
-            )
-        return values
-
-    return read
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -16,13 +17,17 @@ from typing import TYPE_CHECKING
 from ..errors import MinisamError
 from ..progress import Line, counted
 from .streams import say
+from .values import filled
 
 if TYPE_CHECKING:
     from ..everything import Report
     from ..jobs import Found, Job, Task
     from ..model import Sam
 
-FORMATS = ("picture", "coco", "png", "folder", "polygon")  # as minisam.exports has them
+FORMATS = {  # as minisam.exports has them -> what a file of theirs ends with
+    "picture": ".png", "coco": ".json", "png": ".png", "folder": "a folder",
+    "polygon": ".geojson",
+}  # fmt: skip
 GENERATOR: dict[str, tuple[type, str]] = {  # argument of SamAutomaticMaskGenerator -> type, help
     "points_per_side": (int, "ask at N x N points (default 32)"),
     "points_per_batch": (int, "points between updates of the progress line (default 64)"),
@@ -45,14 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     g = parser.add_argument_group("every object, and many photos")
     g.add_argument("--everything", action="store_true",
                    help="find every object, without a prompt")  # fmt: skip
-    g.add_argument("--prompts", metavar="FILE",
+    g.add_argument("--prompts", metavar="FILE", type=filled,
                    help="boxes of many photos: a .csv with lines photo,x0,y0,x1,y1 or a .json "
                         'with {"photo.jpg": [[x0, y0, x1, y1], ...]}')  # fmt: skip
     g.add_argument("--format", metavar="LIST", type=_formats,
                    help="results, with commas between: picture (all masks painted on the photo; "
                         "the default), coco (COCO JSON), png (one label map), folder (a picture "
                         "of each mask and a table), polygon (GeoJSON, in pixels)")  # fmt: skip
-    g.add_argument("--dask", metavar="ADDRESS",
+    g.add_argument("--dask", metavar="ADDRESS", type=filled,
                    help="work on the machines of a Dask cluster, such as "
                         "tcp://10.0.0.5:8786")  # fmt: skip
     g = parser.add_argument_group("filters of --everything (as in segment-anything)")
@@ -92,14 +97,16 @@ def run(args: argparse.Namespace) -> int:
     from ..prompt_file import read_prompts
     from .outputs import check_out
 
-    photos = list(_expand(args.photos))
+    photos = list(_expand(args.photos, args.out))
     boxes = read_prompts(args.prompts, photos) if args.prompts else None
     tasks = name_tasks(photos or boxes or (), boxes)
     if args.photos and not tasks:
         raise MinisamError(f"no picture in {args.photos[0]}")
     alone = len(tasks) == 1 and not args.prompts and not args.dask
+    formats = args.format or ("picture",)
     if alone and args.out is not None:
         check_out(args.out)
+        _check_one_file(args.out, formats, args.force)
     if not alone and not args.out:
         raise MinisamError("the results of several photos need a folder: --out results/")
     with Line() as line:
@@ -111,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     except MinisamError as error:
         raise MinisamError(_with_options(str(error))) from None
     model = str(Path(args.model).absolute()) if Path(args.model).is_file() else args.model
-    job = Job(model, sam.fingerprint, args.format or ("picture",), settings)
+    job = Job(model, sam.fingerprint, formats, settings)
     if alone:
         return _one(args, tasks[0], job, sam)
     return _many(args, tasks, job, sam)
@@ -144,16 +151,30 @@ def _write(args: argparse.Namespace, found: Found) -> list[Path]:
     out = args.out
     if names_folder(out):
         return write_free(Path(out) / found.task.name, found.files, overwrite=args.force)
-    if Path(out).suffix.lower() in (".png", ".json", ".geojson"):
-        endings = {Path(suffix).suffix for suffix in found.files}
-        if len(found.files) != 1 or endings != {Path(out).suffix.lower()}:
-            raise MinisamError(
-                f"--out {out} is one file, but these are to be written: "
-                f"{', '.join(sorted(found.files)[:3])}; give a folder or the beginning of the names"
-            )
+    if _is_one_file(out):
         write_files({Path(out): next(iter(found.files.values()))}, args.force)
         return [Path(out)]
     return write_free(Path(out), found.files, overwrite=args.force)
+
+
+def _is_one_file(out: str) -> bool:
+    from .outputs import names_folder
+
+    return not names_folder(out) and Path(out).suffix.lower() in (".png", ".json", ".geojson")
+
+
+def _check_one_file(out: str, formats: tuple[str, ...], overwrite: bool) -> None:
+    """Refuse the name of one file that the results cannot have, before they are worked for."""
+    if not _is_one_file(out):
+        return
+    endings = [FORMATS[name] for name in formats]
+    if endings != [Path(out).suffix.lower()]:
+        raise MinisamError(
+            f"--out {out} is one file, but --format {','.join(formats)} writes "
+            f"{' and '.join(endings)}; give a folder or the beginning of the names"
+        )
+    if os.path.lexists(out) and not overwrite:
+        raise MinisamError(f"{out} exists already; choose another name, or --force to replace it")
 
 
 # ---------------------------------------------------------------------- many photos
@@ -260,15 +281,22 @@ def _check(args: argparse.Namespace) -> None:
         raise MinisamError("no photo given: minisam photo.jpg --everything")
 
 
-def _expand(photos: list[str]) -> Iterator[str]:
-    """The photos, and those in folders that are given."""
+def _expand(photos: list[str], out: str | None) -> Iterator[str]:
+    """The photos, and those in folders that are given; not what an earlier run wrote to `out`."""
     for photo in photos:
         if Path(photo).is_dir():
             from PIL import Image
 
+            from ..journal import results_in
+
             known = Image.registered_extensions().items()
             endings = {ending for ending, kind in known if kind in Image.OPEN}
-            yield from sorted(str(p) for p in Path(photo).iterdir() if p.suffix.lower() in endings)
+            ours = results_in(Path(out)) if out else set()
+            for path in sorted(Path(photo).iterdir()):
+                # ._a.jpg is no picture, but notes of macOS
+                usable = path.is_file() and not path.name.startswith(".")
+                if path.suffix.lower() in endings and usable and path.resolve() not in ours:
+                    yield str(path)
         else:
             yield photo
 

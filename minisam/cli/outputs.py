@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import MinisamError
-from ..exports import png_bytes
+from ..exports import png_bytes, remove_old_masks
 from ..files import FileTaken, write_together
 from ..formats import cutout, overlay
 from .prompt import Prompt
@@ -213,6 +213,7 @@ def write_free(prefix: Path, files: Mapping[str, bytes], fixed: Mapping[Path, by
             if any(map(os.path.lexists, fixed)):
                 raise
             continue
+        remove_old_masks(paths)
         return list(paths)
     raise AssertionError("count() never ends")
 

@@ -21,6 +21,11 @@ from .streams import say
 
 Array = np.ndarray
 
+EMPTY = (
+    "the best mask is empty; add a --point on the object, or a --box around it (a mask hint or "
+    "--neg alone finds nothing)"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Answer:
@@ -74,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
         files, notes = outputs.write(
             place, pixels, answer.masks, answer.best, answer.logits, prompt
         )
+    if not answer.masks[answer.best].any():
+        notes.append(EMPTY)
     found = report.Report(photo, sam, prompt, answer, seconds, cached, files, place.logits)
     say(report.as_json(found) if args.json else report.as_table(found))
     report.warn(notes)

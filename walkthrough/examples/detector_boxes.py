@@ -56,7 +56,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--min-score", type=float, default=0.5, help="drop weaker detections")
     args = parser.parse_args(arguments)
 
-    data = json.loads(Path(args.boxes).read_text())
+    if Path(args.masks).exists():
+        raise minisam.MinisamError(f"{args.masks} exists already; choose another name")
+    try:
+        data = json.loads(Path(args.boxes).read_text())
+    except (OSError, ValueError) as error:
+        raise minisam.MinisamError(f"cannot read {args.boxes}: {error}") from None
     data["annotations"] = [a for a in data["annotations"] if a.get("score", 1) >= args.min_score]
     of_photo = defaultdict(list)
     for annotation in data["annotations"]:
@@ -69,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
             predictor.set_image(args.photos / image["file_name"])
             segment(predictor, annotations)
         print(f"{image['file_name']}: {len(annotations)} masks")
-    with write_atomic(args.masks) as temporary:
+    with write_atomic(args.masks, overwrite=False) as temporary:
         temporary.write_text(json.dumps(data))
     return 0
 
