@@ -269,7 +269,8 @@ class SamAutomaticMaskGenerator:
     def _ask(self, points: Array, crop: Box, shape: tuple[int, ...]) -> list[Candidates]:
         """Candidates at some points (n, 2) of the crop, the bad ones dropped as early as possible.
 
-        The predicted IoU is known before a mask is drawn, so what it drops is never drawn.
+        The predicted IoU is known before a mask is drawn: a point that it leaves nothing of is
+        never upscaled.
         """
         draw = mask_slice(multimask_output=True)
         p = self.predictor.model.params["mask_decoder"]

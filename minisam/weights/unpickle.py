@@ -1,7 +1,7 @@
 """Read the pickle inside a PyTorch checkpoint as data, running nothing in it.
 
-A pickle is a program for a small stack machine, and two of its instructions (`GLOBAL`, `REDUCE`)
-mean "import this" and "call it": `pickle.load` on a stranger's file runs the stranger's code. A
+A pickle is a program for a small stack machine, and some of its instructions (`GLOBAL`, `REDUCE`
+and their relatives) mean "import this" and "call it": `pickle.load` on a stranger's file runs the stranger's code. A
 state dict needs very little of that machine. Here is the little that it needs, over the standard
 library's own decoder (`pickletools.genops`, which only splits bytes into instructions). A global
 is kept as its *name*; a "call" of one of the three names below is carried out by code in this

@@ -99,7 +99,7 @@ def pipeline() -> Image.Image:
         arrow(image, a, b)
     for x, y, text in (
         (272, 16, f"3 x {side} x {side}"), (480, 16, f"{c} x {h} x {w}"),
-        (120, 256, "xy pixels of the photo"), (455, 178, f"T x {c}"),
+        (120, 256, "xy, scaled to the frame (01)"), (455, 178, f"T x {c}"),
         (668, 16, "tokens, map"),
         (812, 150, f"4 x {4 * h} x {4 * w}"),
         (540, 282, "the photo's own size"), (330, 104, "once per photo"),
