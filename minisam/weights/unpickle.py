@@ -1,11 +1,12 @@
 """Read the pickle inside a PyTorch checkpoint as data, running nothing in it.
 
 A pickle is a program for a small stack machine, and some of its instructions (`GLOBAL`, `REDUCE`
-and their relatives) mean "import this" and "call it": `pickle.load` on a stranger's file runs the stranger's code. A
-state dict needs very little of that machine. Here is the little that it needs, over the standard
-library's own decoder (`pickletools.genops`, which only splits bytes into instructions). A global
-is kept as its *name*; a "call" of one of the three names below is carried out by code in this
-file; every other name and every other instruction ends the reading with one line.
+and their relatives) mean "import this" and "call it": `pickle.load` on a stranger's file runs the
+stranger's code. A state dict needs very little of that machine. Here is the little that it needs,
+over the standard library's own decoder (`pickletools.genops`, which only splits bytes into
+instructions). A global is kept as its *name*; a "call" of one of the three names below is carried
+out by code in this file; every other name and every other instruction ends the reading with one
+line.
 
 PyTorch's side of the format: `torch/serialization.py` (`_save`, `_legacy_save`) and
 `torch/_utils.py` (`_rebuild_tensor_v2`, `_rebuild_parameter`).
