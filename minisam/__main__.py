@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from argparse import Namespace
 from collections.abc import Sequence
 
@@ -12,7 +10,7 @@ from .cli.arguments import parse
 from .cli.streams import printing
 from .errors import MinisamError
 
-INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal's number, as shells say it
+INTERRUPTED = 130  # 128 + the signal's number, as shells say it
 
 
 @printing()
@@ -31,7 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        _let_kill_clean_up()
         return run(args)
     except MinisamError as error:
         return fail(str(error))
@@ -66,12 +63,6 @@ def fail(reason: str) -> int:
     """Print one line on standard error; returns the exit status of bad input."""
     print(f"minisam: error: {' '.join(reason.splitlines())}", file=sys.stderr)
     return 2
-
-
-def _let_kill_clean_up() -> None:
-    """Leave as Ctrl-C does: temporary files go."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -79,8 +80,9 @@ def masks_in_boxes(predictor: SamPredictor, boxes: np.ndarray) -> list[Record]:
     MinisamError
         A box is empty or outside the photo.
     """
-    rows, cols = predictor.original_size
-    few = max(1, PIXELS_AT_ONCE // (4 * rows * cols))  # the logits take 4 bytes
+    # the logits take 4 bytes, and on their way to a small photo they are as large as the input
+    pixels = max(map(math.prod, (predictor.original_size, predictor.model.config.input_size)))
+    few = max(1, PIXELS_AT_ONCE // (4 * pixels))
     records: list[Record] = []
     for start in range(0, len(boxes), few):
         some = boxes[start : start + few]

@@ -159,8 +159,9 @@ def config_from_shapes(
     width, _, patch, _ = shape(f"{enc}.patch_embed.proj.weight", 4)
     _, rows, cols, _ = shape(f"{enc}.pos_embed", 4)
     depth = count(shapes, f"{enc}.blocks")
-    tables = [shape(f"{enc}.blocks.{i}.attn.rel_pos_h", 2) for i in range(max(depth, 1))]
-    head_width = tables[0][1]
+    attn = [f"{enc}.blocks.{i}.attn" for i in range(max(depth, 1))]
+    tables = [(shape(f"{a}.rel_pos_h", 2)[0], shape(f"{a}.rel_pos_w", 2)[0]) for a in attn]
+    head_width = shape(f"{attn[0]}.rel_pos_h", 2)[1]
     qkv, _ = shape(f"{enc}.blocks.0.attn.qkv.weight", 2)
     if qkv % (3 * head_width):
         raise MinisamError(
@@ -169,6 +170,12 @@ def config_from_shapes(
         )
     first = f"{dec}.transformer.layers.0"
     prompt_width = shape("prompt_encoder.no_mask_embed.weight", 2)[1]
+    masks = shape(f"{dec}.mask_tokens.weight", 2)[0]
+    if masks < 2:
+        raise MinisamError(
+            f"tensor {dec}.mask_tokens.weight is for one mask; expected two or more, the first for "
+            "clear prompts, the others for a click"
+        )
     return SamConfig(
         patch=patch,
         grid=(rows, cols),
@@ -176,13 +183,13 @@ def config_from_shapes(
         heads=qkv // (3 * head_width),
         head_width=head_width,
         mlp=shape(f"{enc}.blocks.0.mlp.lin1.weight", 2)[0],
-        windows=_windows([length for length, _ in tables], rows),
+        windows=_windows(tables, (rows, cols)),
         prompt_width=prompt_width,
         decoder_depth=count(shapes, f"{dec}.transformer.layers"),
         decoder_heads=_decoder_heads(metadata or {}, prompt_width),
         decoder_mlp=shape(f"{first}.mlp.lin1.weight", 2)[0],
         mask_hidden=shape("prompt_encoder.mask_downscaling.3.weight", 4)[0],
-        masks=shape(f"{dec}.mask_tokens.weight", 2)[0],
+        masks=masks,
     )
 
 
@@ -205,17 +212,20 @@ def count(shapes: Mapping[str, Shape], prefix: str) -> int:
     return max((int(n) + 1 for n in numbers if n.isdecimal() and len(n) < 5), default=0)
 
 
-def _windows(lengths: list[int], rows: int) -> tuple[int, ...]:
-    """Window side of every block from the length of its table; 0 for global attention.
+def _windows(tables: list[tuple[int, int]], grid: tuple[int, int]) -> tuple[int, ...]:
+    """Window side of every block from the lengths of its two tables; 0 for global attention.
 
     A table has ``2 * n - 1`` rows for attention over n positions. Global blocks have the longest
-    tables: ``2 * rows - 1``, unless the grid was changed after training, when they are still longer
-    than the windowed blocks' tables. Where all are shorter than the grid needs, all are windowed.
+    tables: for all rows and columns of the grid, unless that was changed after training, when they
+    are still longer than the windowed blocks' tables. Where all are shorter than the grid needs,
+    all are windowed.
     """
-    longest = max(lengths)
-    mixed = len(set(lengths)) > 1
+    longest = max(tables, key=sum)
+    mixed = len(set(tables)) > 1
+    enough = all(length >= 2 * n - 1 for length, n in zip(longest, grid, strict=True))
     return tuple(
-        0 if n == longest and (mixed or n >= 2 * rows - 1) else (n + 1) // 2 for n in lengths
+        0 if lengths == longest and (mixed or enough) else (lengths[0] + 1) // 2
+        for lengths in tables
     )
 
 

@@ -51,6 +51,7 @@ def set_image(predictor: SamPredictor, image: Any, *, watch: Watch | None = None
         The image cannot be read, or ``MINISAM_EMBEDDINGS_MB`` is not a number. Never because of
         the cache: without a disk to write to, or with damaged files on it, the encoder runs.
     """
+    predictor.reset_image()  # so that after a bad photo no masks of the one before can be had
     pixels = read_photo(image)
     limit = limit_bytes()
     path = embedding_path(predictor, pixels) if limit else None

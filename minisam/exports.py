@@ -10,7 +10,8 @@ import csv
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ Array = np.ndarray
 Records = Sequence[Mapping[str, Any]]
 Files = dict[str, bytes]  # what follows the photo's name -> contents
 
+TABLE = "metadata.csv"
 DIGITS = 6  # of the scores in text files; float32 has no more
 PALETTE = 1000  # colours to choose from
 
@@ -73,7 +75,7 @@ def folder(photo: str, pixels: Array, records: Records) -> Files:
             [i, record["area"], *record["bbox"], *point,
              record["predicted_iou"], record["stability_score"], *crop]
         )  # fmt: skip
-    files["_masks/metadata.csv"] = table.getvalue().encode()
+    files[f"_masks/{TABLE}"] = table.getvalue().encode()
     return files
 
 
@@ -82,19 +84,25 @@ def polygon(photo: str, pixels: Array, records: Records) -> Files:
     return {"_polygons.geojson": _json(geojson(_rounded(r) for r in records))}
 
 
-def remove_old_masks(written: Iterable[Path]) -> None:
-    """Remove what a run with other settings left in the folders that `folder` now filled.
+@contextmanager
+def replacing(files: Iterable[Path]) -> Iterator[None]:
+    """Surround the writing of files that may replace others of their names.
 
-    Parameters
-    ----------
-    written : paths
-        All files of the new results. Only numbered pictures beside a table among them go.
+    Where a table of `folder` is replaced, the masks that the old one lists and the new results do
+    not have go as well: nobody could tell them from new ones.
     """
-    new = set(written)
-    for table in [path for path in new if path.name == "metadata.csv"]:
-        for path in table.parent.glob("*.png"):
-            if path.stem.isdecimal() and path not in new:
-                path.unlink(missing_ok=True)
+    new = set(files)
+    old: set[Path] = set()
+    for table in [path for path in new if path.name == TABLE]:
+        try:
+            rows = list(csv.reader(table.read_text().splitlines()))
+        except (OSError, ValueError, csv.Error):
+            continue  # there is none
+        numbers = [row[0] for row in rows[1:] if row and row[0].isdecimal()]
+        old |= {table.parent / f"{number}.png" for number in numbers}
+    yield
+    for path in old - new:
+        path.unlink(missing_ok=True)
 
 
 FORMATS: dict[str, Callable[[str, Array, Records], Files]] = {

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .errors import MinisamError
@@ -99,14 +99,13 @@ def _is_published(temporary: Path, target: Path) -> bool:
 @contextmanager
 def _temporary(target: Path) -> Iterator[Path]:
     """Make an empty file beside `target` that is gone afterwards, unless renamed."""
+    start, end = (os.fsencode(x)[:80].decode(errors="ignore") for x in (target.stem, target.suffix))
+    temporary = target.with_name(f".{start}.{secrets.token_hex(6)}.tmp{end}")
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{target.name[:100]}.", suffix=f".tmp{target.suffix[:20]}", dir=target.parent
-        )
-        os.close(handle)
+        # the system sets the permissions that the user's files have
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise _cannot_write(target, error) from error
-    temporary = Path(name)
     try:
         yield temporary
     except OSError as error:
@@ -124,10 +123,9 @@ def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
 
 
 def _rename(temporary: Path, target: Path, overwrite: bool) -> None:
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)  # mkstemp made it private; the user asked for a plain file
     if overwrite:
+        with suppress(OSError):  # there is none, or it belongs to somebody else
+            shutil.copymode(target, temporary)
         temporary.replace(target)
         return
     try:
@@ -146,6 +144,11 @@ def _taken(target: Path) -> FileTaken:
 
 def _cannot_write(target: Path, error: OSError) -> MinisamError:
     return MinisamError(f"cannot write {target}: {error.strerror or error}; choose another place")
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """The path from the root and without ``..``; links stay as they are."""
+    return os.path.abspath(path)  # noqa: PTH100  # Path.absolute() keeps the ..
 
 
 def cache_dir() -> Path:

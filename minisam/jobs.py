@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .exports import Files
+from .files import absolute
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def name_tasks(photos: Iterable[str], boxes: Mapping[str, Any] | None = None) ->
     for path in unique:
         name = path.stem
         if stems[name.casefold()] > 1:
-            name = f"{path.absolute().parent.name}_{name}"
+            name = f"{Path(absolute(path)).parent.name}_{name}"
         numbered = (f"{name}-{i}" for i in itertools.count(2))
         while name.casefold() in taken:
             name = next(numbered)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .errors import MinisamError
-from .exports import remove_old_masks
+from .exports import replacing
 from .files import write_together
 from .jobs import Found, Job, Task
 
@@ -47,7 +47,7 @@ class Journal:
             raise MinisamError(
                 f"cannot use the folder {folder}: {error.strerror or error}; choose another --out"
             ) from None
-        self.entries = _entries(text)
+        self.entries = {entry["name"]: entry for entry in _entries(text)}
         self._torn = bool(text) and not text.endswith("\n")
 
     def is_done(self, task: Task) -> bool:
@@ -84,8 +84,8 @@ class Journal:
             for folder in {path.parent for path in files}:
                 folder.mkdir(parents=True, exist_ok=True)
             missing = {path: data for path, data in files.items() if not _holds(path, data)}
-            write_together(missing, overwrite=overwrite)
-            remove_old_masks(files)
+            with replacing(files if overwrite else ()):
+                write_together(missing, overwrite=overwrite)
             with open(self.path, "a") as file:
                 file.write("\n" * self._torn + json.dumps(entry) + "\n")
         except OSError as error:
@@ -116,21 +116,20 @@ class Journal:
 def results_in(folder: Path) -> set[Path]:
     """All files that earlier runs wrote into a folder, as its journal says."""
     try:
-        entries = _entries((folder / JOURNAL).read_text(errors="replace"))
+        entries = list(_entries((folder / JOURNAL).read_text(errors="replace")))
     except OSError:
         return set()
-    return {(folder / name).resolve() for entry in entries.values() for name in entry["files"]}
+    return {(folder / name).resolve() for entry in entries for name in entry["files"]}
 
 
-def _entries(text: str) -> dict[str, Mapping[str, Any]]:
-    entries: dict[str, Mapping[str, Any]] = {}
+def _entries(text: str) -> Iterator[Mapping[str, Any]]:
+    """What the lines say, the oldest first; a line that a kill cut short says nothing."""
     for line in text.splitlines():
         try:
             entry = json.loads(line)
-            entries[entry["name"]] = {"files": [], **entry}
+            yield {"files": [], **entry, "name": entry["name"]}
         except (ValueError, KeyError, TypeError):
             continue
-    return entries
 
 
 def _holds(path: Path, data: bytes) -> bool:

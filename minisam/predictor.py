@@ -255,6 +255,8 @@ class SamPredictor:
     ) -> tuple[Array, Array, Array]:
         """Predict masks for B prompts on the photo that is set; equal to B calls of `predict`.
 
+        Padding points count for that: as in segment-anything, each of them is a token.
+
         Parameters
         ----------
         point_coords : (B, N, 2), optional

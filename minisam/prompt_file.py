@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MinisamError, shown
+from .files import absolute
 
 Box = tuple[float, ...]
 Boxes = dict[str, tuple[Box, ...]]  # normalised path -> XYXY boxes
@@ -61,8 +62,8 @@ def read_prompts(path: str | os.PathLike[str], photos: Iterable[str] = ()) -> Bo
     wanted = [os.path.normpath(photo) for photo in photos]
     if not wanted:
         return located
-    by_path = _joined((str(Path(name).absolute()), boxes) for name, boxes in located.items())
-    path_of = {photo: str(Path(photo).absolute()) for photo in wanted}
+    by_path = _joined((absolute(name), boxes) for name, boxes in located.items())
+    path_of = {photo: absolute(photo) for photo in wanted}
     by_name = _by_name(by_path, set(path_of.values()))
     found: Boxes = {}
     for photo, path in path_of.items():

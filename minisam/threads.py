@@ -57,8 +57,8 @@ def thread_count() -> int:
 def physical_cores() -> int:
     """Count the cores that this process may keep busy.
 
-    Two hyper-threads of one core share its arithmetic units and count once. Respects the affinity
-    mask and the CPU quota of a container, where the system has them.
+    On Linux two hyper-threads of one core, which share its arithmetic units, count once, and the
+    affinity mask and the CPU quota of a container are respected. Elsewhere all logical CPUs count.
     """
     if hasattr(os, "sched_getaffinity"):
         cpus = os.sched_getaffinity(0)

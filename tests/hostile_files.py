@@ -129,6 +129,9 @@ def bombs() -> dict[str, bytes]:
         "two million marks": b"\x80\x02" + b"(" * 2_000_000 + b".",
         "more than a state dict needs": b"\x80\x02" + b"N0" * 4_000_000 + b".",
         "a dict in itself": b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.",
+        "a global whose name is told for ever": b"\x80\x04"
+        + tuples[2:]
+        + b"X\x01\x00\x00\x00mh\x3c\x93.",
         "names of names": long_names + b"(h\x00h\x01u.",
         "no end": b"\x80\x02" + b"N" * 1000,
     }

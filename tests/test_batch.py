@@ -279,6 +279,19 @@ def test_bad_prompt_files(tmp_path: Path, name: str, text: str, message: str) ->
         read_prompts(tmp_path / "gone.csv")
 
 
+def test_paths_with_dots_are_those_they_lead_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "run"):
+        make_photos(tmp_path / name, 1)
+    (tmp_path / "boxes.csv").write_text("a/0.png,1,2,3,4\n")
+    monkeypatch.chdir(tmp_path / "run")
+    photos = [os.path.join("..", name, "0.png") for name in "ab"]  # noqa: PTH118
+    assert read_prompts(tmp_path / "boxes.csv", photos) == {photos[0]: ((1, 2, 3, 4),)}
+    names = [task.name for task in name_tasks([*photos, os.path.join("..", "0.png")])]  # noqa: PTH118
+    assert names == ["a_0", "b_0", f"{tmp_path.name}_0"]
+
+
 def test_a_name_that_is_too_long_is_a_photo_that_is_not_there(job: Job, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"{'a' * 300}.png,1,2,3,4\n")
     ((photo, boxes),) = read_prompts(tmp_path / "a.csv").items()
@@ -356,6 +369,9 @@ def test_what_a_run_wrote_and_what_is_hidden_are_no_photos(cli: Any, folder: Pat
     assert "2 of 2 photos finished" in cli(*arguments).out
     again = cli(*arguments)
     assert again.code == 0 and "2 of 2 photos are finished already" in again.out
+    assert "2 of 2 photos finished" in cli(*arguments, "--format", "coco", "--force").out
+    again = cli(*arguments, "--format", "coco")  # the pictures are those of the run before the last
+    assert again.code == 0 and "2 of 2 photos are finished already" in again.out
 
 
 def test_the_order_of_formats_and_the_size_of_batches_are_no_other_job(
@@ -375,14 +391,16 @@ def test_old_masks_do_not_stay_among_new_ones(cli: Any, folder: Path, many: bool
     arguments += ("--format", "folder", "--out", "r/", "--force", "--box-nms-thresh", 1)
     assert cli(*arguments, "--points-per-side", 2).code == 0
     first = contents(folder / "r")
-    (folder / "r" / "0_masks" / "mine.png").write_text("a user's")
+    mine = {"0_masks/mine.png": b"a user's", "0_masks/99.png": b"a user's, too"}
+    for name, data in mine.items():
+        (folder / "r" / name).write_bytes(data)
     assert cli(*arguments, "--points-per-side", 1).code == 0
     second = contents(folder / "r")
-    assert len(first) > len(second) - 1 > 2 and "0_masks/mine.png" in second
+    assert len(first) > len(second) - len(mine) > 1 and mine.items() <= second.items()
     for i in range(1 + many):
         table = second[f"{i}_masks/metadata.csv"].splitlines()
-        numbered = [n for n in second if n.startswith(f"{i}_masks/") and n[8:-4].isdecimal()]
-        assert len(numbered) == len(table) - 1
+        masks = [n for n in second if n.startswith(f"{i}_masks/") and n.endswith(".png")]
+        assert len(set(masks) - mine.keys()) == len(table) - 1
 
 
 def test_a_taken_name_is_refused_before_the_work(

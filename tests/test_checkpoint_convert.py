@@ -119,6 +119,13 @@ def test_an_existing_file_is_not_lost(checkpoint) -> None:
     assert minisam.load(target).config == TINY
 
 
+def test_a_float64_that_float32_cannot_hold_is_refused(tensors) -> None:
+    wide = {name: x.astype(np.float64) for name, x in tensors.items()}
+    wide["mask_decoder.iou_token.weight"][0, 0] = 1e39
+    with pytest.raises(MinisamError, match=r"iou_token\.weight holds numbers that are not finite"):
+        minisam.weights.build(wide)
+
+
 def test_notes_are_kept(tensors, tmp_path) -> None:
     save_file(tensors, tmp_path / "a.safetensors", {"licence": "for research only", "source": "x"})
     target = convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")

@@ -366,7 +366,9 @@ def test_progress_on_a_terminal(folder: Path, tiny_weights: Path) -> None:
     assert last.strip() == ""  # wiped when done
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_an_interrupted_run_is_quiet_and_leaves_nothing(
     folder: Path, tiny_weights: Path, number: signal.Signals, code: int
 ) -> None:

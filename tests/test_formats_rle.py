@@ -133,12 +133,22 @@ def agrees_with_pycocotools(mask: np.ndarray) -> None:
         ({"size": [2, 2], "counts": "P"}, "damaged"),
         ({"size": [2, 2], "counts": "P" * 13 + "0"}, "too large"),
         ({"size": [-2, 2], "counts": [0]}, "impossible"),
+        ({"size": [2**31, 2**31], "counts": [2**62]}, "impossible"),
+        ({"size": [2, 2], "counts": [2**62] * 4 + [4]}, "covers 18446744073709551620 pixels"),
+        ({"size": [2, 2], "counts": ["x"]}, "counts"),
+        ({"size": [2, 2], "counts": [[1, 2], [3]]}, "counts"),
     ],
 )
 def test_damage_is_one_clear_line(rle: dict, message: str) -> None:
     with pytest.raises(MinisamError, match=message) as caught:
         decode_rle(rle)
     assert "\n" not in str(caught.value)
+
+
+def test_compressing_damage_is_one_clear_line() -> None:
+    for rle in ({"size": [2, 2]}, {"size": [2, 2], "counts": ["x"]}):
+        with pytest.raises(MinisamError, match='RLE needs "counts"'):
+            compress_rle(rle)
 
 
 def test_a_mask_has_two_axes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.numpy import save_file
 
 import minisam
 from minisam import MinisamError
+from minisam.config import config_from_shapes, expected_shapes
 from minisam.weights import build, flatten, nest
 
 from .parity import compare
@@ -144,6 +146,23 @@ def test_relative_tables_of_another_length_load_and_run(tensors) -> None:
     predictor = minisam.SamPredictor(minisam.model.Sam(params, config, "resampled"))
     predictor.set_image(np.zeros((20, 30, 3), np.uint8))
     assert np.isfinite(predictor.features).all()
+
+
+@pytest.mark.parametrize("grid", [(14, 64), (64, 14), (10, 64), (64, 64)])
+def test_windows_are_read_off_both_tables(grid: tuple[int, int]) -> None:
+    wide = dataclasses.replace(TINY, grid=grid, windows=(14, 0, 14, 0))
+    shapes = expected_shapes(wide)
+    for i, win in enumerate(wide.windows):
+        for axis, n in zip("hw", grid, strict=True):
+            _, d = shapes[f"image_encoder.blocks.{i}.attn.rel_pos_{axis}"]
+            shapes[f"image_encoder.blocks.{i}.attn.rel_pos_{axis}"] = (2 * (win or n) - 1, d)
+    assert config_from_shapes(shapes).windows == wide.windows
+
+
+def test_one_mask_is_refused(tensors) -> None:
+    tensors["mask_decoder.mask_tokens.weight"] = np.zeros((1, TINY.prompt_width), np.float32)
+    with pytest.raises(MinisamError, match=r"mask_tokens\.weight is for one mask; expected two"):
+        build(tensors)
 
 
 def test_nest_and_flatten_are_inverses(tensors) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MinisamError
+from ..files import absolute
 from ..progress import Line, counted
 from .streams import say
 from .values import filled
@@ -95,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     from ..jobs import Job, name_tasks
     from ..model import load
     from ..prompt_file import read_prompts
+    from ..weights import SHIPPED, find
+    from ..weights.published import PUBLISHED
     from .outputs import check_out
 
     photos = list(_expand(args.photos, args.out))
@@ -117,7 +120,8 @@ def run(args: argparse.Namespace) -> int:
         SamAutomaticMaskGenerator(sam, **settings)  # refuses bad ones now, not photo by photo
     except MinisamError as error:
         raise MinisamError(_with_options(str(error))) from None
-    model = str(Path(args.model).absolute()) if Path(args.model).is_file() else args.model
+    named = args.model in (*SHIPPED, *PUBLISHED)
+    model = args.model if named else absolute(find(args.model))
     job = Job(model, sam.fingerprint, formats, settings)
     if alone:
         return _one(args, tasks[0], job, sam)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import MinisamError
-from ..exports import png_bytes, remove_old_masks
+from ..exports import png_bytes, replacing
 from ..files import FileTaken, write_together
 from ..formats import cutout, overlay
 from .prompt import Prompt
@@ -208,12 +208,12 @@ def write_free(prefix: Path, files: Mapping[str, bytes], fixed: Mapping[Path, by
         if not overwrite and any(map(os.path.lexists, tops)):
             continue
         try:
-            write_files({**paths, **fixed}, overwrite)
+            with replacing(paths if overwrite else ()):
+                write_files({**paths, **fixed}, overwrite)
         except FileTaken:  # by another process, since the name was found to be free
             if any(map(os.path.lexists, fixed)):
                 raise
             continue
-        remove_old_masks(paths)
         return list(paths)
     raise AssertionError("count() never ends")
 

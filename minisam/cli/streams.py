@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +18,9 @@ BAD_INPUT, PIPE_CLOSED = 2, 141  # the latter 128 + the signal's number, as shel
 def printing() -> Iterator[None]:
     """Surround a program that prints, so that a closed pipe or a full disk gives no traceback.
 
+    A program that is told to end (SIGTERM, or SIGHUP where the terminal goes) ends as by Ctrl-C:
+    its temporary files go.
+
     Raises
     ------
     SystemExit
@@ -23,6 +28,7 @@ def printing() -> Iterator[None]:
         line is said: the block raised a MinisamError, a file could not be used (an OSError that
         nothing else turned into words), or what was printed does not fit on a disk.
     """
+    _let_kill_clean_up()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -40,6 +46,15 @@ def printing() -> Iterator[None]:
         where = f": {error.filename}" if error.filename else ""
         print(f"minisam: error: {error.strerror or error}{where}", file=sys.stderr)
         raise SystemExit(BAD_INPUT) from None
+
+
+def _let_kill_clean_up() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
+            signal.signal(number, lambda got, _: sys.exit(128 + got))
 
 
 def say(text: str, end: str = "\n") -> None:

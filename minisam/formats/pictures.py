@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from ..errors import MinisamError
 from .boxes import mask_to_box
-from .rle import as_mask
+from .rle import as_mask, rle_area
 
 Segmentation = np.ndarray | Mapping[str, Any]  # (H, W) bool, or an RLE of either kind
 
@@ -127,7 +127,7 @@ def label_map(masks: Sequence[Segmentation] | np.ndarray) -> np.ndarray:
 
 
 def _largest_first(masks: Sequence[Segmentation] | np.ndarray) -> list[int]:
-    areas = [as_mask(mask).sum() for mask in masks]
+    areas = [rle_area(m) if isinstance(m, Mapping) else as_mask(m).sum() for m in masks]
     return sorted(range(len(areas)), key=lambda i: -areas[i])  # equals stay in order
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import MinisamError
 
 RLE = dict[str, Any]  # {"size": [h, w], "counts": list of int | str}
+MOST_PIXELS = 1 << 40  # a terabyte as a mask
 
 _GROUP_BITS = 5  # payload bits of one character of the compressed form
 _MORE = 0x20  # the sixth bit: another character of the same number follows
@@ -78,8 +79,9 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
     counts = _counts(rle)
     if counts.size and int(counts.min()) < 0:
         raise MinisamError("RLE has a negative run length; the file is damaged")
-    if int(counts.sum()) != h * w:
-        raise MinisamError(f"RLE covers {int(counts.sum())} pixels, its size {h}x{w} has {h * w}")
+    covered = sum(counts.tolist())  # of Python's numbers, which do not wrap around
+    if covered != h * w:
+        raise MinisamError(f"RLE covers {covered} pixels, its size {h}x{w} has {h * w}")
     colours = np.arange(counts.size) % 2 == 1  # False, True, False, ...
     return np.repeat(colours, counts).reshape(w, h).T
 
@@ -112,9 +114,9 @@ def rle_bbox(rle: Mapping[str, Any]) -> list[int]:
 
 def compress_rle(rle: Mapping[str, Any]) -> RLE:
     """The same RLE with `counts` as COCO's string (for JSON files; about a quarter of the size)."""
-    counts = rle["counts"]
+    counts = rle.get("counts")
     if not isinstance(counts, (str, bytes)):
-        counts = _counts_to_string(np.asarray(counts, np.int64))
+        counts = _counts_to_string(_counts(rle))
     return {"size": list(_size(rle)), "counts": _text(counts)}
 
 
@@ -149,7 +151,7 @@ def _size(rle: Mapping[str, Any]) -> tuple[int, int]:
         h, w = (int(n) for n in rle["size"])
     except (KeyError, TypeError, ValueError) as error:
         raise MinisamError('RLE needs "size": [height, width]') from error
-    if h < 0 or w < 0:
+    if h < 0 or w < 0 or h * w > MOST_PIXELS:
         raise MinisamError(f"RLE has the impossible size {h}x{w}")
     return h, w
 
@@ -161,12 +163,14 @@ def _counts(rle: Mapping[str, Any]) -> np.ndarray:
         if isinstance(counts, (str, bytes)):
             return _string_to_counts(_text(counts))
         return np.asarray(counts, np.int64).reshape(-1)
-    except (KeyError, TypeError, UnicodeError, OverflowError) as error:
+    except MinisamError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise MinisamError('RLE needs "counts": a list of run lengths or COCO\'s string') from error
 
 
 def _text(counts: str | bytes) -> str:
-    return counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
 
 
 # Compressed form: from the fourth number on, the difference to the number two places back (runs of

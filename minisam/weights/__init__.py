@@ -94,12 +94,14 @@ def build(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = Non
     """
     named = with_meta_names(tensors)
     config = check_shapes({name: tuple(x.shape) for name, x in named.items()}, metadata, source)
+    with np.errstate(over="ignore"):  # float64 that float32 cannot hold
+        named = {name: _float32(x) for name, x in named.items()}
     for name, x in named.items():
         if not is_finite(x):
             raise MinisamError(
                 f"{source}: tensor {name} holds numbers that are not finite (NaN or infinity)"
             )
-    return nest({name: _float32(x) for name, x in named.items()}), config
+    return nest(named), config
 
 
 def check_shapes(

@@ -197,7 +197,9 @@ def _open_legacy(file: BinaryIO, size: int) -> Contents:
     at = stream.tell()
     for key in keys:
         # The length of a storage is counted in elements, whose type only the tensors tell.
-        if not isinstance(key, str) or key not in storages or key in places:
+        if not isinstance(key, str):  # str() of nested tuples could take exponential time
+            raise UnpickleError(f"a storage is called by a {type(key).__name__}; a name expected")
+        if key not in storages or key in places:
             raise UnpickleError(f"storage {shown(key)} belongs to no tensor, or comes twice")
         count = bytearray(8)
         read_into(file, memoryview(count), at)

@@ -67,10 +67,12 @@ def fetch(published: Published, url: str | None = None, *, force: bool = False) 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(part) as file:
-            _check_space(part, published)
-            _download_checked(address, file, published)
-        convert(part, target, overwrite=True, name=published.file)
-        part.unlink()
+            if force or not target.is_file():  # another process may have been faster
+                _check_space(part, published)
+                _download_checked(address, file, published)
+                file.flush()
+                convert(part, target, overwrite=True, name=published.file)
+        part.unlink(missing_ok=True)
     except OSError as error:
         raise MinisamError(
             f"cannot write to {target.parent}: {error.strerror or error}; "
@@ -104,8 +106,10 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
         else:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise MinisamError(f"another process is downloading {path.name}") from None
+            except OSError:
+                pass  # a file system without locks
         yield file
 
 

@@ -44,7 +44,7 @@ class Weights:
     kind : str
         "PyTorch checkpoint" or "safetensors".
     naming : str
-        Whose tensor names the file uses: "Meta's" or "Hugging Face's", with the prefix if any.
+        Whose tensor names the file uses: "Meta's" or "Hugging Face's".
     """
 
     tensors: dict[str, Stored]

@@ -212,7 +212,9 @@ def _extend(target: Any, items: list[Any]) -> None:
 
 
 def _global(module: Any, attribute: Any) -> Global:
-    name = f"{module}.{attribute}" if isinstance(module, str) else repr(type(module))
+    # str() of nested tuples could take exponential time
+    named = isinstance(module, str) and isinstance(attribute, str)
+    name = f"{module}.{attribute}" if named else "something that is no name"
     if name not in KNOWN_GLOBALS:
         raise UnpickleError(
             f"the pickle asks for {shown(name)}; only tensors, numbers, text, dicts and lists are "
