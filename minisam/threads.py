@@ -13,8 +13,8 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -197,6 +197,7 @@ def parallel(task: Callable[[T], object], items: Iterable[T]) -> None:
     todo.reverse()  # list.pop takes from the end, in one step that no other thread can interrupt
     count = thread_count()
     helpers = min(count, len(todo)) - 1
+    over: list[bool] = []
 
     def work() -> None:
         try:
@@ -210,25 +211,43 @@ def parallel(task: Callable[[T], object], items: Iterable[T]) -> None:
             todo.clear()
             raise
 
-    with _blas:
-        if helpers < 1:
+    def help() -> None:
+        if not over:  # one whose thread could not be started stays in the pool's queue
             work()
-            return
-        pool = _helpers(count - 1)
-        futures = [pool.submit(contextvars.copy_context().run, work) for _ in range(helpers)]
+
+    futures: list[Future[None]] = []
+    with _blas:
         try:
+            if helpers > 0:
+                pool = _helpers(count - 1)
+                with suppress(RuntimeError):  # no more threads, or Python is about to end
+                    for _ in range(helpers):
+                        futures.append(pool.submit(contextvars.copy_context().run, help))
             work()
         finally:
-            for future in futures:
-                if not future.cancel():  # one that has not begun has nothing left to do
-                    future.exception()  # wait: the arrays are not whole before it ends
+            over.append(True)
+            _finish(futures)
         for future in futures:
             if not future.cancelled():
                 future.result()
 
 
+def _finish(futures: list[Future[None]]) -> None:
+    """Wait for those that have begun, whatever comes between: the arrays are not whole before."""
+    interrupted: BaseException | None = None
+    for future in futures:
+        while not future.cancel() and not future.done():
+            try:
+                future.exception()
+            except BaseException as error:  # Ctrl-C
+                interrupted = error
+    if interrupted is not None:
+        raise interrupted
+
+
 def blocks(count: int, most: int) -> list[slice]:
-    """Cut ``range(count)`` into slices of at most `most`, near-equal and a multiple of the threads.
+    """Cut ``range(count)`` into near-equal slices of at most `most`, about as many as occupy all
+    threads equally long.
 
     Parameters
     ----------

@@ -90,8 +90,20 @@ def test_no_process_is_started_where_there_is_no_core_for_it(
     monkeypatch.setenv(beside.ASSISTANT, "1")
     assert beside.start() is None
     monkeypatch.delenv(beside.ASSISTANT)
-    monkeypatch.setattr(sys, "executable", "")
-    assert beside.start() is None
+    for host in ("", "/opt/maya/maya.bin"):
+        monkeypatch.setattr(sys, "executable", host)
+        assert beside.start() is None
+
+
+def test_only_the_encoders_kernels_start_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    monkeypatch.setattr(beside, "_assistant", None)
+    monkeypatch.setattr(beside, "start", lambda: started.append(1))
+    for file in ("candidates", "elementwise", "sweep"):
+        assert beside.kernel_needed(f"minisam.kernels.{file}", lambda: None) is None
+    assert not started
+    assert beside.kernel_needed("minisam.kernels.windows", lambda: None) is None
+    assert started
 
 
 def test_a_kernel_for_prompts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,9 +111,12 @@ def test_a_kernel_for_prompts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
     answers = iter([None, None, "compiled"])
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     monkeypatch.setattr(beside, "_assistant", other)
+    monkeypatch.setattr(beside, "_until", time.monotonic() + 60)
     try:
         assert beside.kernel_needed("minisam.kernels.windows", lambda: pytest.fail("waits")) is None
         assert beside.kernel_needed("minisam.kernels.sweep", lambda: next(answers)) == "compiled"
+        monkeypatch.setattr(beside, "_until", time.monotonic())  # for all kernels together
+        assert beside.kernel_needed("minisam.kernels.sweep", lambda: None) is None
     finally:
         other.communicate(b"\n")
     assert beside.kernel_needed("minisam.kernels.sweep", lambda: None) is None
@@ -153,6 +168,21 @@ def test_a_new_version_of_the_source_is_compiled_anew(
         versions.add(compiled._version())
         assert len(versions) == 2 + number
     compiled._version.cache_clear()
+
+
+def test_the_width_of_vectors_is_part_of_a_kernels_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = compiled._version.__wrapped__()
+    monkeypatch.setattr(compiled, "LANES", compiled.LANES // 2)
+    assert compiled._version.__wrapped__() != before
+
+
+def test_numbas_own_folder_holds_no_old_kernels(tmp_path: Path) -> None:
+    """There Numba dates a kernel by the one file that defines it; others go into it as well."""
+    settings = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    for version, says in (("a", True), ("a", False), ("b", True), ("b", False)):
+        before = f"import minisam\nminisam.__version__ = {version!r}\n"
+        told = call(tmp_path, before, **settings).stderr
+        assert (NOTICE in told) == says, (version, told)
 
 
 def test_nothing_is_written_into_the_package(tmp_path: Path) -> None:

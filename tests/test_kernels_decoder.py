@@ -34,6 +34,7 @@ CASES = [  # C, heads, blocks, grid, prompts, tokens
     (96, 3, 1, (5, 7), 1, 6),  # heads of 16, one block
     (64, 2, 3, (1, 300), 2, 9),
     (32, 8, 2, (4, 4), 5, 5),  # heads of 2
+    (48, 8, 2, (4, 4), 1, 7),  # heads of 3: 24 numbers are no whole vectors
 ]
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,6 +73,61 @@ def test_an_error_reaches_the_caller_and_stops_the_rest(
         assert blas_threads() == before
     assert len(begun) < 10_000
     threads.parallel(begun.append, range(5))  # the pool still works
+
+
+def test_without_more_threads_the_caller_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINISAM_THREADS", "5")
+    pool, tries, done = ThreadPoolExecutor(4), [], []
+    submit = pool.submit
+
+    def no_more(*what: object) -> object:
+        tries.append(what)
+        if len(tries) > 1:
+            raise RuntimeError("can't start new thread")
+        return submit(*what)
+
+    monkeypatch.setattr(pool, "submit", no_more)
+    monkeypatch.setattr(threads, "_helpers", lambda _: pool)
+    threads.parallel(done.append, range(40))
+    assert len(tries) == 2 and sorted(done) == list(range(40))
+    tries[1][1]()  # what was left in the pool's queue does nothing any more
+    assert len(done) == 40
+    pool.shutdown()
+
+
+def test_an_interruption_waits_for_what_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINISAM_THREADS", "2")
+    here, begun, ended = threading.current_thread(), threading.Event(), threading.Event()
+
+    def task(_: int) -> None:
+        if threading.current_thread() is here:
+            begun.wait(10)
+            raise KeyboardInterrupt
+        begun.set()
+        time.sleep(0.2)
+        ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.parallel(task, range(100))
+    assert ended.is_set()
+
+
+def test_after_the_interpreter_has_begun_to_end() -> None:
+    code = """
+import threading, time
+from minisam import threads
+done = []
+def late():
+    time.sleep(0.3)
+    threads.parallel(done.append, range(10))
+    print(len(done))
+threads.parallel(len, ["a", "b"])
+threading.Thread(target=late).start()
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+                         env=os.environ | {"MINISAM_THREADS": "2"},
+                         cwd=Path(__file__).parents[1])  # fmt: skip
+    assert (ran.stdout, ran.stderr) == ("10\n", "")
 
 
 def test_a_task_may_call_parallel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,18 +11,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import threads
 
+ENCODER = ("encoder", "matmul", "windows")  # files whose kernels are the first sign of a photo
 PROMPTS = ("decoder", "drawing", "pixels", "skinny", "sweep")  # files whose kernels prompts use
 CODE = "import sys; sys.path[:] = {path!r}; from minisam.kernels import beside; beside.run()"
 ASSISTANT = "MINISAM_ASSISTANT"  # set in the other process, which must not start a third
-PATIENCE = 60  # seconds, after which a kernel is compiled here after all
+PATIENCE = 60  # seconds from its start, after which all is compiled here after all
 
 _assistant: subprocess.Popen[bytes] | None = None
+_until = 0.0
 
 
 def kernel_needed(module: str, look: Callable[[], Any]) -> Any:
@@ -35,14 +38,13 @@ def kernel_needed(module: str, look: Callable[[], Any]) -> Any:
     look : callable
         Looks for it on disk.
     """
-    global _assistant
-    is_for_prompts = module.rpartition(".")[2] in PROMPTS
-    if not is_for_prompts:
-        if _assistant is None:
-            _assistant = start()
+    global _assistant, _until
+    file = module.rpartition(".")[2]
+    if file in ENCODER and _assistant is None:
+        _assistant, _until = start(), time.monotonic() + PATIENCE
+    if file not in PROMPTS:
         return None
-    until = time.monotonic() + PATIENCE
-    while _assistant is not None and _assistant.poll() is None and time.monotonic() < until:
+    while _assistant is not None and _assistant.poll() is None and time.monotonic() < _until:
         found = look()
         if found is not None:
             return found
@@ -53,7 +55,8 @@ def kernel_needed(module: str, look: Callable[[], Any]) -> Any:
 def start() -> subprocess.Popen[bytes] | None:
     """Start the other process, where there is a core for it; None if there is none."""
     alone = threads.thread_count() < 2 or os.environ.get(ASSISTANT)
-    if alone or not sys.executable or getattr(sys, "frozen", False):
+    name = Path(sys.executable or "").name.lower()  # that of a host program, where Python is in one
+    if alone or not name.startswith(("python", "pypy")) or getattr(sys, "frozen", False):
         return None
     try:
         return subprocess.Popen(

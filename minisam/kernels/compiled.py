@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import platform
 import shutil
 import sys
 import threading
@@ -16,10 +17,19 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import binding
 from numba.core import caching, types
 
+from .. import __version__
 from ..files import cache_dir
 from . import beside
+
+_features = binding.get_host_cpu_features() if platform.machine() in ("x86_64", "AMD64") else {}
+# Floats in a vector register, and vectors in a tile of `matmul`. The tile's sums, its loaded
+# vectors and one number of the other factor must fit into the registers: AVX-512 and ARM have 32,
+# older x86 16.
+LANES = 16 if _features.get("avx512f") else 8 if _features else 4
+VECTORS = 3 if LANES == 8 else 4
 
 # no two results differ by more than rounding under these: a * b + c in one step; -0 is 0
 FASTMATH = frozenset({"contract", "nsz", "arcp"})
@@ -31,12 +41,12 @@ def kernel(function: Callable[..., None] | None = None, *, fastmath: Any = FASTM
 
     A kernel releases the interpreter's lock, so several may run on threads of `minisam.threads`.
     Numba compiles one version for every combination of argument types: pass float32 arrays in C
-    order, none of them read-only (weights may be: see `vector`).
+    order, and of each argument always read-only ones or never (see `vector`).
 
     Parameters
     ----------
     fastmath : set of str
-        LLVM's flags. Adding ``"reassoc"`` lets sums be vectorised, and breaks `scalars.exp`.
+        LLVM's flags. Adding ``"reassoc"`` lets sums be vectorised, and breaks `scalars.exp2`.
     inline : str
         ``"always"`` makes it, in another kernel that calls it, a piece of that one: the other's
         `fastmath` counts, and it is not compiled by itself, which would take a third of a second.
@@ -99,8 +109,8 @@ class _Locator(caching._CacheLocator):
 
     @classmethod
     def from_function(cls, function: Callable[..., None], file: str) -> _Locator | None:
-        locator = cls(function)
         try:
+            locator = cls(function)
             locator.ensure_cache_path()
         except OSError:
             return None
@@ -129,11 +139,16 @@ def _used(folder: Path) -> Path:
 
 @functools.cache
 def _version() -> str:
-    """A name for the source of all kernels: one may be compiled into another of another file."""
-    digest = hashlib.sha256(numba.__version__.encode())
+    """A name for the source of all kernels: one may be compiled into another of another file.
+
+    And for the width of the vectors, after which weights are sorted: several machines may share a
+    folder, and be told to compile for the same processor.
+    """
+    digest = hashlib.sha256(f"{numba.__version__} {__version__} {LANES} {VECTORS}".encode())
     folder = Path(__file__).parent
     for path in [*sorted(folder.glob("*.py")), folder.parent / "layers.py"]:  # which has constants
-        digest.update(path.read_bytes())
+        with suppress(OSError):  # a program that is shipped without its source
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -141,6 +156,11 @@ class _Cache(caching.FunctionCache):
     """Numba's cache, except that a damaged file means compiling again, not a traceback."""
 
     _impl_class = _Files
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        super().__init__(function)
+        # under NUMBA_CACHE_DIR Numba would look at the one file that the kernel is defined in
+        self._cache_file._source_stamp = _version()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Give the compiled version for these types, or None."""

@@ -141,6 +141,7 @@ class _Question(NamedTuple):
         sums = sums.reshape(b, heads, t, width)
         if self.values:
             h = np.arange(heads)
+            sums = sums[..., : len(weight)]  # without what rounds it up to whole vectors
             own = sums.reshape(b, heads, t, heads, -1)[:, h, :, h]  # (heads, B, T, d)
             heard = np.moveaxis(own, 0, 1)
         else:
@@ -197,8 +198,9 @@ class _Formed:
 
     def __init__(self, image: Array, position: Array, prompts: int, heads: int) -> None:
         _, n, c = image.shape
-        self.image = np.ascontiguousarray(image)  # (1 or B, N, C); after the first sweep, `out`
-        self.position = np.ascontiguousarray(position)
+        # (1 or B, N, C); after the first sweep, `out`
+        self.image = np.ascontiguousarray(image, np.float32)
+        self.position = np.ascontiguousarray(position, np.float32)
         self.out = np.empty((prompts, n, c), np.float32)
         self.tiles, self.heads = tiles(n), heads
 

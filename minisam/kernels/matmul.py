@@ -13,26 +13,20 @@ softmax - finds its numbers in the cache, for rows are handed over a few at a ti
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from .. import threads
-from .compiled import kernel, part
+from .compiled import LANES, VECTORS, kernel, part
 
 Array = np.ndarray
 
-_features = binding.get_host_cpu_features() if platform.machine() in ("x86_64", "AMD64") else {}
-# Floats in a vector register, and vectors in a tile. The tile's sums, its loaded vectors and one
-# number of the other factor must fit into the registers: AVX-512 and ARM have 32, older x86 16.
-LANES = 16 if _features.get("avx512f") else 8 if _features else 4
-VECTORS = 3 if LANES == 8 else 4
 ROWS = 4
 FLOAT = 4  # bytes
 PANEL = VECTORS * LANES  # columns of a tile
@@ -121,8 +115,8 @@ def _address(typing: Any, array: Any, index: Any) -> Any:
     Only for arrays that the calling kernel was given, or goes on using after the call: a number
     does not keep an array alive.
     """
-    if array.layout != "C":
-        raise TypingError("a matrix product needs arrays in C order")
+    if array.layout != "C" or array.dtype != types.float32:
+        raise TypingError("a matrix product needs float32 arrays in C order")
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, args[0]).data

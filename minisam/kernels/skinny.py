@@ -19,13 +19,16 @@ from .elementwise import rows_of
 Array = np.ndarray
 FEW = 16  # rows; from about 28 BLAS is faster
 WORTH = 2_000_000  # multiplications: a tenth of a millisecond; waking the threads costs a third
+PIECE = 128  # outputs of one task
 HIDDEN = 1024  # hidden numbers of one task: of each row of lin2 a page of memory
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Twin of `minisam.layers.linear`."""
     rows = rows_of(x)  # of all leading axes together, which np.matmul would take one by one
-    n_out = len(weight)
+    n_out, n_in = weight.shape
+    if rows.shape[1] != n_in:
+        raise ValueError(f"{rows.shape[1]} numbers a row for a weight of {n_in}")
     if len(rows) <= FEW:
         return _few(rows, weight, bias).reshape(*x.shape[:-1], n_out)
     out = np.empty((len(rows), n_out), np.float32)
@@ -33,8 +36,9 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     def task(some: slice) -> None:
         np.matmul(rows, weight[some].T, out=out[:, some])
 
-    alone = len(rows) * weight.size < WORTH
-    threads.parallel(task, [slice(0, n_out)] if alone else threads.blocks(n_out, n_out))
+    # cut without regard to the number of threads: BLAS adds up otherwise for another number of rows
+    piece = n_out if len(rows) * weight.size < WORTH else PIECE
+    threads.parallel(task, [slice(start, start + piece) for start in range(0, n_out, piece)])
     if bias is not None:
         out += bias
     return out.reshape(*x.shape[:-1], n_out)
@@ -67,6 +71,8 @@ def _few(rows: Array, weight: Array, bias: Array | None, first: int = 0) -> Arra
     """``rows @ weight.T + bias``; of the weights' columns those from `first` on."""
     out = np.empty((len(rows), len(weight)), np.float32)
     bias = np.zeros(len(weight), np.float32) if bias is None else bias
+    if len(bias) != len(weight):
+        raise ValueError(f"a bias of {len(bias)} numbers for a weight of {len(weight)} rows")
     few_rows(rows, np.ascontiguousarray(weight), first, bias, out)
     return out
 
