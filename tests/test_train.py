@@ -158,11 +158,53 @@ def test_corrective_clicks_go_into_the_larger_error():
 def test_boxes_surround_their_object():
     class NoNoise:
         normal = staticmethod(lambda size: np.zeros(size))
+        random = staticmethod(lambda n: np.ones(n))
 
     box, labels = prompts.jittered_boxes(square(), 128, NoNoise())
     assert labels.tolist() == [[2, 3], [2, 3]]
     # 64 px mask in a 128 px picture; edges at 2 * 20 and 2 * 41, less the half pixel added later
     assert box[0].tolist() == [[39.5, 19.5], [81.5, 61.5]]
+
+
+def test_an_object_without_company_comes_twice():
+    labels = torch.zeros(2, 64, 64, dtype=torch.int64)
+    labels[0, 10:30, 10:30] = 1  # one object
+    labels[1, :20], labels[1, 20:40], labels[1, 40:] = 1, 2, 3
+    rng = np.random.default_rng(0)
+    masks, owner, first = prompts.choose_objects(labels, [[], []], rng, 4)
+    assert owner.tolist() == [0, 0, 1, 1, 1, 1] and first.tolist() == [0, 0, 2, 3, 4, 2]
+    assert torch.equal(masks, masks[first])
+
+
+def test_the_learning_rate_is_held_and_falls():
+    from argparse import Namespace
+
+    from weights.train.trainer import learning_rate
+
+    args = Namespace(lr=2.0, final_lr=0.0, warmup=10, hold=0.75)
+    assert learning_rate(args, 4, 0.1) == 1.0
+    assert learning_rate(args, 50, 0.5) == learning_rate(args, 50, 0.75) == 2.0
+    assert learning_rate(args, 50, 0.875) == pytest.approx(1.0)
+    assert learning_rate(args, 50, 1.0) == pytest.approx(0.0)
+
+
+def test_decay_is_for_matrices():
+    from argparse import Namespace
+
+    from weights.train.trainer import optimizer_for
+
+    model = tiny_sam()
+    decayed, free = optimizer_for(model, Namespace(lr=1.0, decay=0.1)).param_groups
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed = {names[id(p)] for p in decayed["params"]}
+    assert decayed.isdisjoint(names[id(p)] for p in free["params"])
+    kinds = ("patch_embed.proj", "cross_attn_token_to_image.q_proj", "mlp.lin1", "neck.0")
+    for kind in kinds:
+        assert any(name.endswith(f"{kind}.weight") for name in decayed)
+    tables = ("bias", "pos_embed", "rel_pos_h", "iou_token.weight", "mask_tokens.weight",
+              "no_mask_embed.weight", "point_embeddings.2.weight", "norm1.weight")  # fmt: skip
+    for kind in tables:
+        assert not any(name.endswith(kind) for name in decayed), kind
 
 
 def test_an_identity_warp_changes_nothing():
@@ -363,7 +405,7 @@ def test_a_run_stops_on_time_and_resumes(archives, tmp_path, monkeypatch, capsys
     out = tmp_path / "run"
     command = ["train", "--data", str(archives), "--out", str(out), "--side", "96", "--window", "4",
                "--batch", "2", "--objects", "1", "--workers", "2", "--device", "cpu",
-               "--loss-side", "24", "--hours"]  # fmt: skip
+               "--loss-side", "24", "--hold", "0.5", "--hours"]  # fmt: skip
     monkeypatch.setattr("weights.train.trainer.LOG_EVERY", 1)
     monkeypatch.setattr("sys.argv", [*command, "0.001"])
     main()
@@ -377,3 +419,17 @@ def test_a_run_stops_on_time_and_resumes(archives, tmp_path, monkeypatch, capsys
     rows = read_log(out)
     assert len(rows) >= second["step"] and float(rows[-1]["val_click_iou"]) >= 0
     assert draw([rows]).size == (900, 420)
+    held = torch.load(out / "held.pt", weights_only=False)
+    assert held["step"] <= second["step"]
+
+    from weights.train.scores import main as train_scores
+
+    scored = out / "scored.safetensors"
+    monkeypatch.setattr("sys.argv", ["scores", str(out / "last.pt"), str(scored),
+                                     "--data", str(archives), "--side", "96", "--window", "4",
+                                     "--minutes", "0.05", "--epochs", "2"])  # fmt: skip
+    train_scores()
+    assert "prompts" in capsys.readouterr().out
+    scored = load_weights(scored)
+    changed = [k for k, v in second["ema"].items() if not torch.equal(v, scored[k])]
+    assert all(k.startswith("mask_decoder.iou_prediction_head.") for k in changed)

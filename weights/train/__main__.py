@@ -50,6 +50,14 @@ def arguments() -> argparse.Namespace:
     add("--objects", type=int, default=3, help="objects a photo")
     add("--lr", type=float, default=1e-3)
     add("--final-lr", type=float, default=0.0, help="fraction of --lr left at the end")
+    add(
+        "--hold",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the time at the full learning rate; the run as it is then is kept as held.pt, "
+        "from which a longer one can go on",
+    )
     add("--warmup", type=int, default=200, help="steps")
     add("--decay", type=float, default=0.05, help="weight decay")
     add("--ema", type=float, default=0.998)
@@ -163,12 +171,16 @@ def main() -> None:
         threading.Thread(target=trainer.work, args=(i, library, mix), daemon=True)
         for i in range(args.workers)
     ]
+    trainer.progress = clock.seconds / total
     for worker in workers:
         worker.start()
     next_save = time.time() + 60 * args.save_minutes
     next_val = time.time() + 60 * args.val_minutes
     while clock.seconds < total and not trainer.stopping.wait(0.5):
+        held = trainer.progress < args.hold
         trainer.progress = clock.seconds / total
+        if held and trainer.progress >= args.hold:
+            trainer.save(args.out / "held.pt")
         if time.time() > next_save:
             trainer.save(last)
             next_save = time.time() + 60 * args.save_minutes

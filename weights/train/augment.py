@@ -74,7 +74,7 @@ def sample(
 
     Returns colours (n, 3, side, side) float, labels (n, side, side) int64 and where the photo lies
     (n, side, side) bool. Colours are read at twice the resolution and averaged, which keeps
-    shrunk photos free of aliasing.
+    photos shrunk up to threefold free of aliasing.
     """
     n, device = len(photos), photos.device
     # the same matrices between coordinates that run from -1 to 1, as grid_sample wants them
@@ -187,7 +187,7 @@ def paste(
         xs = mask.any(0).nonzero()[:, 0]
         low = np.array([float(xs[0]), float(ys[0])])
         extent = np.array([float(xs[-1]) + 1, float(ys[-1]) + 1]) - low
-        # from a thirtieth of the picture to half of it, but enlarged by 1.6 at most
+        # from a twentieth of the picture to half of it, but enlarged by 1.6 at most
         size = side * math.exp(rng.uniform(math.log(0.05), math.log(0.5)))
         scale = max(extent.max() / size, CANVAS / side / 1.6)
         angle = rng.normal() * 0.3

@@ -55,8 +55,9 @@ class Library:
         archive = self.archives[entry.archive]
         photo = read_photo(archive, entry.image)
         h, w = photo.shape[:2]
-        pixels = torch.from_numpy(photo.copy()).permute(2, 0, 1)
-        self.photos[i, :, :h, :w] = pixels.to(self.device)
+        # its edge goes on into the padding, so that no black mixes with it when it is enlarged
+        filled = np.pad(photo, ((0, CANVAS - h), (0, CANVAS - w), (0, 0)), "edge")
+        self.photos[i] = torch.from_numpy(filled).permute(2, 0, 1).to(self.device)
         for j, name in enumerate(entry.labels, int(self.first_map[i])):
             labels = read_labels(archive, name, entry.source)
             self.maps[j, :h, :w] = torch.from_numpy(labels).to(self.device)

@@ -105,9 +105,6 @@ class RelPosAttention(nn.Module):
 class Block(nn.Module):
     """Attention in windows or everywhere, then an MLP, each on normalised input and added."""
 
-    """One transformer block: normalise, attend in windows or globally, add; then the same with the
-    MLP."""
-
     def __init__(self, config: Config, is_global: bool) -> None:
         super().__init__()
         self.window = 0 if is_global else config.window

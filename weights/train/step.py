@@ -20,9 +20,9 @@ def rounds(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """First prompt and corrective clicks on P objects: loss, first IoU (P,), last IoU (P,).
 
-    As in the paper a click is put into the larger error of the last mask, whose logits are the
-    next mask hint. Gradients flow in the first and in the last round only, which makes five
-    rounds cost little more than two.
+    A click is put into the larger error of the last mask, whose logits are the next mask hint. (The
+    paper draws it from all that is wrong.) Gradients flow in the first and in the last round only,
+    which makes five rounds cost little more than two.
     """
     side, low_res = model.config.side, model.config.low_res
     r = target.shape[-1]
@@ -63,15 +63,18 @@ def train_step(
     objects: int,
     loss_side: int,
 ) -> dict[str, Tensor]:
-    """Forward and backward on one batch; 60% of the objects start with a click, 40% with a box."""
+    """Forward and backward on one batch; 60% of the objects start with a click, 40% with a box, and
+    those that come twice with both."""
     colours, labels, wholes = compose(library, rng, batch, model.config.side, mix)
-    masks, owner = prompts.choose_objects(labels, wholes, rng, objects)
+    masks, owner, first_copy = prompts.choose_objects(labels, wholes, rng, objects)
     target = F.adaptive_avg_pool2d(masks[:, None].float(), loss_side)
     keep = (target >= 0.5).flatten(1).any(1)
-    target, owner = target[keep], owner[keep]
+    by_click = torch.as_tensor(rng.random(len(target)) < 0.6, device=target.device)
+    again = first_copy != torch.arange(len(target), device=target.device)
+    by_click = by_click[first_copy] ^ again
+    target, owner, by_click = target[keep], owner[keep], by_click[keep]
     if not len(target):
         return {}
-    by_click = torch.as_tensor(rng.random(len(target)) < 0.6, device=target.device)
     out: dict[str, Tensor] = {}
     with torch.autocast(colours.device.type, torch.bfloat16):
         embedding = model.embed(colours)

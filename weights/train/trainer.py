@@ -6,6 +6,7 @@ import argparse
 import copy
 import csv
 import math
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -35,11 +36,14 @@ COLUMNS = (
     "val_click_iou",
 )
 LOG_EVERY = 20  # steps
+# position tables, and the embeddings of points, tokens and "no mask"
+TABLE = re.compile(r"pos_embed$|\.rel_pos_|(_embed|_tokens?|point_embeddings\.\d)\.weight$")
 
 
 def learning_rate(args: argparse.Namespace, step: int, progress: float) -> float:
-    """Warm-up by steps, cosine by the clock."""
-    cosine = 0.5 + 0.5 * math.cos(math.pi * progress)
+    """Warm-up by steps, then held, then a cosine, by the clock."""
+    falling = max(0.0, (progress - args.hold) / (1 - args.hold))
+    cosine = 0.5 + 0.5 * math.cos(math.pi * falling)
     return (
         args.lr
         * min(1.0, (step + 1) / args.warmup)
@@ -51,8 +55,7 @@ def optimizer_for(model: Sam, args: argparse.Namespace) -> torch.optim.AdamW:
     """No weight decay on biases, norms, embeddings and position tables."""
     decayed, free = [], []
     for name, p in model.named_parameters():
-        is_table = p.ndim < 2 or "embed" in name or "token" in name or "rel_pos" in name
-        (free if is_table and "patch_embed" not in name else decayed).append(p)
+        (free if p.ndim < 2 or TABLE.search(name) else decayed).append(p)
     groups = [
         {"params": decayed, "weight_decay": args.decay},
         {"params": free, "weight_decay": 0.0},
