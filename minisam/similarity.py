@@ -1,7 +1,7 @@
 """Where else in a photo does the model see what a mask covers?
 
 The encoder was never told which objects are of one kind, yet its features know something of it.
-Kirillov et al. 2023, appendix D.3 "Probing the latent space of SAM": average the embedding under a
+Kirillov et al. 2023, appendix D.6 "Probing the latent space of SAM": average the embedding under a
 mask, and compare. There whole masks are compared with one another; here every place of the photo is
 compared with one mask, which gives a picture.
 """

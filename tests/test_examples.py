@@ -33,10 +33,15 @@ def test_detector_boxes(tmp_path: Path, tiny_weights: Path) -> None:
 def test_detector_boxes_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(MinisamError, match=r"cannot read .*gone\.json"):
         detector_boxes.main([str(tmp_path / "gone.json"), "x", str(tmp_path / "masks.json")])
+    (tmp_path / "list.json").write_text('[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]')
+    with pytest.raises(MinisamError, match="is no COCO data set; put the detector's list under"):
+        detector_boxes.main([str(tmp_path / "list.json"), "x", str(tmp_path / "masks.json")])
     (tmp_path / "masks.json").write_text("mine")
     with pytest.raises(MinisamError, match="exists already"):
         detector_boxes.main([str(tmp_path / "gone.json"), "x", str(tmp_path / "masks.json")])
 
 
 def test_boxes_are_brought_into_the_photo() -> None:
-    assert detector_boxes.corners([-5, 3, 700, 20], (400, 600)) == [0, 3, 599, 23]
+    assert detector_boxes.corners([-5, 3, 700, 20], (400, 600)) == [0, 3, 600, 23]
+    for box, expected in (([620, 10, 20, 20], False), ([599, 10, 5, 5], True)):
+        assert detector_boxes.inside({"bbox": box}, (400, 600)) == expected

@@ -49,20 +49,21 @@ def photo(side: int) -> np.ndarray:
     return np.array(Image.open(PHOTO).convert("RGB").resize((side, side)))
 
 
-def run_minisam(sam: Sam, image: np.ndarray, arguments: dict[str, Any]) -> dict[str, Any]:
+def run_minisam(model: str, image: np.ndarray, arguments: dict[str, Any]) -> dict[str, Any]:
+    sam = weights(model)
     small = {**arguments, "points_per_side": 1}
     minisam.SamAutomaticMaskGenerator(sam, **small).generate(image)  # compiles, warms up
     generator = minisam.SamAutomaticMaskGenerator(sam, **arguments)
     return timed(generator, image) | {"note": str(generator.report)}
 
 
-def run_reference(sam: Sam, image: np.ndarray, arguments: dict[str, Any]) -> dict[str, Any]:
+def run_reference(model: str, image: np.ndarray, arguments: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from tests.reference.meta_everything import meta_generator
 
     torch.set_num_threads(int(os.environ["MINISAM_THREADS"]))
-    generator = meta_generator(sam, **arguments)
+    generator = meta_generator(weights(model), **arguments)  # which keeps a copy of its own
     return timed(generator, image)
 
 
@@ -91,11 +92,11 @@ def child(side: str, model: str, size: int, arguments: dict[str, Any], threads: 
 
 def answer(task: str) -> None:
     side, model, size, arguments = json.loads(task)
-    sam, image = weights(model), photo(size)
+    image = photo(size)
     if side == "thresholds":
-        print(json.dumps(thresholds(sam, image, offset=0.1)))
+        print(json.dumps(thresholds(weights(model), image, offset=0.1)))
         return
-    found = SIDES[side](sam, image, {**arguments, "output_mode": "uncompressed_rle"})
+    found = SIDES[side](model, image, {**arguments, "output_mode": "uncompressed_rle"})
     print(json.dumps({**found, "peak": peak_memory()}))
 
 

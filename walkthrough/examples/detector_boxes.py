@@ -26,14 +26,21 @@ BOXES_AT_ONCE = 16  # full-size masks that are held at a time
 
 
 def corners(bbox: list[float], photo: tuple[int, int]) -> list[float]:
-    """COCO's x, y, width, height -> x0, y0, x1, y1 inside the photo (detectors overshoot a bit)."""
+    """COCO's x, y, width, height -> x0, y0, x1, y1 inside the photo: detectors overshoot a bit."""
     x, y, width, height = bbox
     rows, cols = photo
-    return [max(x, 0), max(y, 0), min(x + width, cols - 1), min(y + height, rows - 1)]
+    return [max(x, 0), max(y, 0), min(x + width, cols), min(y + height, rows)]
 
 
-def segment(predictor: minisam.SamPredictor, annotations: list[dict[str, Any]]) -> None:
-    """Put a mask into each annotation of the photo that is set."""
+def inside(annotation: dict[str, Any], photo: tuple[int, int]) -> bool:
+    """Whether anything of the box lies in the photo."""
+    x0, y0, x1, y1 = corners(annotation["bbox"], photo)
+    return x0 < x1 and y0 < y1
+
+
+def segment(predictor: minisam.SamPredictor, annotations: list[dict[str, Any]]) -> int:
+    """Put a mask into each annotation of the photo that is set; returns how many have one."""
+    annotations = [a for a in annotations if inside(a, predictor.original_size)]
     boxes = np.array([corners(a["bbox"], predictor.original_size) for a in annotations])
     for start in range(0, len(boxes), BOXES_AT_ONCE):
         some = slice(start, start + BOXES_AT_ONCE)
@@ -45,6 +52,7 @@ def segment(predictor: minisam.SamPredictor, annotations: list[dict[str, Any]]) 
             annotation["area"] = int(mask.sum())
             annotation["iscrowd"] = 0
             annotation["predicted_iou"] = round(float(score), 4)
+    return len(annotations)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,6 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
         data = json.loads(Path(args.boxes).read_text())
     except (OSError, ValueError) as error:
         raise minisam.MinisamError(f"cannot read {args.boxes}: {error}") from None
+    if not isinstance(data, dict) or not {"images", "annotations"} <= data.keys():
+        raise minisam.MinisamError(
+            f"{args.boxes} is no COCO data set; put the detector's list under 'annotations', "
+            "beside 'images'"
+        )
     data["annotations"] = [a for a in data["annotations"] if a.get("score", 1) >= args.min_score]
     of_photo = defaultdict(list)
     for annotation in data["annotations"]:
@@ -70,10 +83,13 @@ def main(arguments: list[str] | None = None) -> int:
     predictor = minisam.SamPredictor(minisam.load(args.model))
     for image in data["images"]:
         annotations = of_photo[image["id"]]
+        masks = 0
         if annotations:
             predictor.set_image(args.photos / image["file_name"])
-            segment(predictor, annotations)
-        print(f"{image['file_name']}: {len(annotations)} masks")
+            masks = segment(predictor, annotations)
+        left_out = len(annotations) - masks
+        note = f" ({left_out} outside the photo)" if left_out else ""
+        print(f"{image['file_name']}: {masks} masks{note}")
     with write_atomic(args.masks, overwrite=False) as temporary:
         temporary.write_text(json.dumps(data))
     return 0
