@@ -205,9 +205,15 @@ def by_source_and_size(results: list[Result]) -> dict[str, list[Result]]:
 
 
 def calibration(results: list[Result]) -> str:
-    """Predicted against real IoU of all first-click masks, in bins of predicted IoU."""
-    scores = np.concatenate([r.scores for r in results])
-    real = np.concatenate([r.real for r in results])
+    """Predicted against real IoU of all first-click masks, in bins of predicted IoU and by mask."""
+    scores, real = (np.array([getattr(r, name) for r in results]) for name in ("scores", "real"))
+    chosen = scores.argmax(1)
+    by_mask = [["mask", "chosen", "mean predicted", "mean real"], ["---"] * 4]
+    for i in range(scores.shape[1]):
+        row = [f"{np.mean(chosen == i):.0%}", f"{scores[:, i].mean():.3f}"]
+        by_mask.append([str(i + 1), *row, f"{real[:, i].mean():.3f}"])
+    best = real[np.arange(len(real)), chosen]
+    scores, real = scores.ravel(), real.ravel()
     lines = [["predicted IoU", "masks", "mean predicted", "mean real"], ["---"] * 4]
     edges = [-np.inf, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, np.inf]
     for low, high in itertools.pairwise(edges):
@@ -221,11 +227,11 @@ def calibration(results: list[Result]) -> str:
                     f"{real[rows].mean():.3f}",
                 ]
             )
-    chosen = [r.real[int(np.argmax(r.scores))] for r in results]
     return (
-        f"{markdown(lines)}\n\nmean |predicted - real| {np.abs(scores - real).mean():.3f}, "
+        f"{markdown(by_mask)}\n\n{markdown(lines)}\n\n"
+        f"mean |predicted - real| {np.abs(scores - real).mean():.3f}, "
         f"correlation {np.corrcoef(scores, real)[0, 1]:.3f}; chosen mask "
-        f"{np.mean(chosen):.3f}, best of three {np.mean([r.oracle for r in results]):.3f}"
+        f"{best.mean():.3f}, best of three {np.mean([r.oracle for r in results]):.3f}"
     )
 
 
