@@ -421,15 +421,3 @@ def test_a_run_stops_on_time_and_resumes(archives, tmp_path, monkeypatch, capsys
     assert draw([rows]).size == (900, 420)
     held = torch.load(out / "held.pt", weights_only=False)
     assert held["step"] <= second["step"]
-
-    from weights.train.scores import main as train_scores
-
-    scored = out / "scored.safetensors"
-    monkeypatch.setattr("sys.argv", ["scores", str(out / "last.pt"), str(scored),
-                                     "--data", str(archives), "--side", "96", "--window", "4",
-                                     "--minutes", "0.05", "--epochs", "2"])  # fmt: skip
-    train_scores()
-    assert "prompts" in capsys.readouterr().out
-    scored = load_weights(scored)
-    changed = [k for k, v in second["ema"].items() if not torch.equal(v, scored[k])]
-    assert all(k.startswith("mask_decoder.iou_prediction_head.") for k in changed)

@@ -82,14 +82,9 @@ def to_input(xy: Tensor, r: int, side: int) -> Tensor:
     return (xy.float() + 0.5) * side / r - 0.5
 
 
-def first_clicks(
-    target: Tensor, side: int, rng: np.random.Generator, innermost: float = 0.5
-) -> tuple[Tensor, Tensor]:
-    """One foreground point and the padding point: xy (P, 2, 2), labels (P, 2).
-
-    `innermost` is the share of clicks at the innermost point; the others are anywhere inside.
-    """
-    inner = torch.as_tensor(rng.random(len(target)) < innermost, device=target.device)
+def first_clicks(target: Tensor, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """One foreground point and the padding point: xy (P, 2, 2), labels (P, 2)."""
+    inner = torch.as_tensor(rng.random(len(target)) < 0.5, device=target.device)
     xy = to_input(pick_pixel(target, inner), target.shape[-1], side)
     labels = torch.tensor([[-1, 1]], device=target.device).expand(len(xy), 2)
     return torch.stack([torch.zeros_like(xy), xy], 1), labels
