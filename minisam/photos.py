@@ -88,19 +88,13 @@ def _decoding(name: str) -> Iterator[None]:
             f"{name} is too large to open safely ({error}); "
             "shrink it first, or raise PIL.Image.MAX_IMAGE_PIXELS in Python if you trust it"
         ) from None
-    except OSError as error:
-        if error.errno is None:  # Pillow's own: the file is damaged
-            raise _damaged(name, error) from None
-        raise MinisamError(f"cannot read {name}: {error.strerror}") from None
     except MemoryError:
         raise MinisamError(f"{name} does not fit into memory; shrink it first") from None
     except Exception as error:  # damaged files make Pillow's decoders raise anything
-        raise _damaged(name, error) from None
-
-
-def _damaged(name: str, error: Exception) -> MinisamError:
-    reason = str(error) or type(error).__name__
-    return MinisamError(f"{name} cannot be decoded, is it cut short? ({reason})")
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not Pillow's
+            raise MinisamError(f"cannot read {name}: {error.strerror}") from None
+        reason = str(error) or type(error).__name__
+        raise MinisamError(f"{name} cannot be decoded, is it cut short? ({reason})") from None
 
 
 def _rgb(image: Image.Image, background: str) -> Array:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -167,8 +166,10 @@ def _is_one_file(out: str) -> bool:
     return not names_folder(out) and Path(out).suffix.lower() in (".png", ".json", ".geojson")
 
 
-def _check_one_file(out: str, formats: tuple[str, ...], overwrite: bool) -> None:
+def _check_one_file(out: str, formats: tuple[str, ...], force: bool) -> None:
     """Refuse the name of one file that the results cannot have, before they are worked for."""
+    from .outputs import check_free
+
     if not _is_one_file(out):
         return
     endings = [FORMATS[name] for name in formats]
@@ -177,8 +178,7 @@ def _check_one_file(out: str, formats: tuple[str, ...], overwrite: bool) -> None
             f"--out {out} is one file, but --format {','.join(formats)} writes "
             f"{' and '.join(endings)}; give a folder or the beginning of the names"
         )
-    if os.path.lexists(out) and not overwrite:
-        raise MinisamError(f"{out} exists already; choose another name, or --force to replace it")
+    check_free(out, force)
 
 
 # ---------------------------------------------------------------------- many photos

@@ -69,10 +69,7 @@ class Place:
         for path in filter(None, (self.exact, self.logits)):
             if _is_folder(path):
                 raise MinisamError(f"{path} is a folder; give the name of a file")
-            if not self.force and os.path.lexists(path):
-                raise MinisamError(
-                    f"{path} exists already; choose another name, or --force to replace it"
-                )
+            check_free(path, self.force)
 
     def _set(self, out: str | None, photo: str, masks: int) -> None:
         stem = Path(photo).stem
@@ -103,6 +100,18 @@ class Place:
 def names_folder(out: str) -> bool:
     """Whether ``--out`` is a folder: it exists, or is to be made because it ends with a slash."""
     return out.endswith(("/", os.sep)) or _is_folder(out)
+
+
+def check_free(path: str | Path, force: bool) -> None:
+    """Refuse the name of a file that exists, unless it may be replaced.
+
+    Raises
+    ------
+    MinisamError
+        In one line.
+    """
+    if not force and os.path.lexists(path):
+        raise MinisamError(f"{path} exists already; choose another name, or --force to replace it")
 
 
 def check_out(out: str) -> None:
