@@ -37,6 +37,9 @@ def find_masks(task: Task, job: Job, sam: Sam, progress: Progress | None = None)
     start = time.perf_counter()
     try:
         pixels = read_photo(task.photo)
+    except MinisamError as error:  # which names it
+        return Found(task, failure=str(error))
+    try:
         note = advice = ""
         if task.boxes is None:
             generator = SamAutomaticMaskGenerator(
@@ -52,8 +55,7 @@ def find_masks(task: Task, job: Job, sam: Sam, progress: Progress | None = None)
             records = masks_in_boxes(predictor, np.array(task.boxes, float).reshape(-1, 4))
         files = export(job.formats, Path(task.photo).name, pixels, records)
     except MinisamError as error:
-        named = str(error) if task.photo in str(error) else f"{task.photo}: {error}"
-        return Found(task, failure=named)
+        return Found(task, failure=f"{task.photo}: {error}")
     except MemoryError:
         return Found(task, failure=f"{task.photo}: not enough memory for this photo")
     return Found(task, files, len(records), time.perf_counter() - start, note, advice)

@@ -18,7 +18,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 HOT: dict[str, Callable[..., Any]] = {}  # name -> plain function; the tests pair each with its twin
 
-_plain = ContextVar("minisam_plain", default=os.environ.get("MINISAM_PLAIN", "0") not in ("", "0"))
+OFF = ("", "0", "false", "no", "off")
+_plain = ContextVar(
+    "minisam_plain", default=os.environ.get("MINISAM_PLAIN", "").strip().lower() not in OFF
+)
 
 
 @contextmanager

@@ -169,6 +169,7 @@ class SamAutomaticMaskGenerator:
         min_mask_region_area: int = 0,
         output_mode: str = "binary_mask",
     ) -> None:
+        self.predictor = SamPredictor(model)
         _at_least("points_per_batch", points_per_batch, 1)
         _at_least("crop_n_layers", crop_n_layers, 0)
         if crop_n_layers > MOST_LAYERS:
@@ -194,7 +195,6 @@ class SamAutomaticMaskGenerator:
             points_per_side, point_grids, crop_n_layers, crop_n_points_downscale_factor,
             most=max(model.config.input_size),
         )  # fmt: skip
-        self.predictor = SamPredictor(model)
         self.points_per_batch = points_per_batch
         self.pred_iou_thresh = pred_iou_thresh
         self.stability_score_thresh = stability_score_thresh

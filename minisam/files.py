@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -99,6 +100,7 @@ def _is_published(temporary: Path, target: Path) -> bool:
 @contextmanager
 def _temporary(target: Path) -> Iterator[Path]:
     """Make an empty file beside `target` that is gone afterwards, unless renamed."""
+    _check_target(target)
     start, end = (os.fsencode(x)[:80].decode(errors="ignore") for x in (target.stem, target.suffix))
     temporary = target.with_name(f".{start}.{secrets.token_hex(6)}.tmp{end}")
     try:
@@ -112,6 +114,18 @@ def _temporary(target: Path) -> Iterator[Path]:
         raise _cannot_write(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_target(target: Path) -> None:
+    """Refuse what a rename would replace and never could give back: a device, a pipe."""
+    if not target.name:
+        raise MinisamError(f"{str(target)!r} names no file")
+    try:
+        mode = target.stat().st_mode
+    except OSError:
+        return  # there is none, or making the temporary file will say what is wrong
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise MinisamError(f"{target} is no ordinary file; choose another name")
 
 
 def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
@@ -146,9 +160,23 @@ def _cannot_write(target: Path, error: OSError) -> MinisamError:
     return MinisamError(f"cannot write {target}: {error.strerror or error}; choose another place")
 
 
+def normal(path: str | os.PathLike[str]) -> str:
+    """The path without ``.``, ``..`` and doubled slashes; links stay as they are.
+
+    Where it leads through a link and back by ``..``, what is left out could name another file; then
+    it stays as it is.
+    """
+    text = os.path.normpath(path)
+    try:
+        is_same = Path(text).samefile(path)
+    except (OSError, ValueError):
+        is_same = not os.path.lexists(path)
+    return text if is_same else os.fspath(path)
+
+
 def absolute(path: str | os.PathLike[str]) -> str:
-    """The path from the root and without ``..``; links stay as they are."""
-    return os.path.abspath(path)  # noqa: PTH100  # Path.absolute() keeps the ..
+    """`normal`, from the root."""
+    return normal(Path.cwd() / path)
 
 
 def cache_dir() -> Path:

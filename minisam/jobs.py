@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .exports import Files
-from .files import absolute
+from .files import absolute, normal
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,17 @@ def name_tasks(photos: Iterable[str], boxes: Mapping[str, Any] | None = None) ->
     Parameters
     ----------
     photos : paths
-        One that is given twice counts once.
+        One that is given twice, in whatever spelling, counts once.
     boxes : mapping of path to boxes, optional
         A photo that is not in it has none.
     """
-    unique = [Path(p) for p in dict.fromkeys(os.path.normpath(p) for p in photos)]
-    stems = Counter(path.stem.casefold() for path in unique)
+    unique: dict[str, Path] = {}  # as first spelled
+    for photo in photos:
+        unique.setdefault(absolute(photo), Path(normal(photo)))
+    stems = Counter(path.stem.casefold() for path in unique.values())
     tasks: list[Task] = []
     taken: set[str] = set()
-    for path in unique:
+    for path in unique.values():
         name = path.stem
         if stems[name.casefold()] > 1:
             name = f"{Path(absolute(path)).parent.name}_{name}"

@@ -51,6 +51,9 @@ def read_photo(image: Any, image_format: str = "RGB", background: str = "white")
         x = np.asarray(image)
     except ValueError:
         raise MinisamError("the image is not an array of numbers with equal rows") from None
+    if x.ndim == 0:
+        what = "None: was the file found?" if image is None else f"a {type(image).__name__};"
+        raise MinisamError(f"the image is {what} expected a path, a PIL image or an array")
     return _from_array(x, image_format, background)
 
 

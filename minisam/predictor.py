@@ -360,7 +360,7 @@ class SamPredictor:
         (..., rows, columns) bool, or float32 with `return_logits`
         """
         self._require_image()
-        to_photo = postprocess.resize_masks if return_logits else postprocess.photo_masks
-        return to_photo(
-            low_res_logits, self.model.config.input_size, self.input_size, self.original_size
-        )
+        sizes = self.model.config.input_size, self.input_size, self.original_size
+        if return_logits:
+            return postprocess.resize_masks(low_res_logits, *sizes)
+        return postprocess.photo_masks(low_res_logits, *sizes, self.model.mask_threshold)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MinisamError, shown
-from .files import absolute
+from .files import absolute, normal
 
 Box = tuple[float, ...]
 Boxes = dict[str, tuple[Box, ...]]  # normalised path -> XYXY boxes
@@ -36,7 +36,8 @@ def read_prompts(path: str | os.PathLike[str], photos: Iterable[str] = ()) -> Bo
         To a .csv or .json file.
     photos : paths, optional
         Those that are wanted; an entry of the file belongs to the photo of the same path, or where
-        there is none, to those of the same name. Without any, the photos that the file names.
+        there is none, nor a file of that path, to those of the same name. Without any, the photos
+        that the file names.
 
     Returns
     -------
@@ -59,7 +60,7 @@ def read_prompts(path: str | os.PathLike[str], photos: Iterable[str] = ()) -> Bo
     if not entries:
         raise MinisamError(f"{file} holds no box; expected {EXAMPLE}")
     located = _joined((_locate(name, file), boxes) for name, boxes in entries.items())
-    wanted = [os.path.normpath(photo) for photo in photos]
+    wanted = [normal(photo) for photo in photos]
     if not wanted:
         return located
     by_path = _joined((absolute(name), boxes) for name, boxes in located.items())
@@ -82,19 +83,19 @@ def _joined(pairs: Iterable[tuple[str, Iterable[Box]]]) -> Boxes:
 
 
 def _by_name(by_path: Boxes, wanted: set[str]) -> Boxes:
-    """Boxes by bare file name, where only one entry has that name and no photo has its path."""
+    """Boxes by bare file name, where only one entry has that name and its path is no photo's."""
     names = Counter(Path(path).name for path in by_path)
     return {
         Path(path).name: boxes
         for path, boxes in by_path.items()
-        if names[Path(path).name] == 1 and path not in wanted
+        if names[Path(path).name] == 1 and path not in wanted and not os.path.lexists(path)
     }
 
 
 def _locate(name: str, file: Path) -> str:
     beside = file.parent / name
     there = os.path.exists  # Path.exists() raises when a name is too long
-    return os.path.normpath(beside if there(beside) or not there(name) else name)
+    return normal(beside if there(beside) or not there(name) else name)
 
 
 def _check_name(name: str, where: str) -> None:

@@ -38,7 +38,10 @@ def check_points(points: Any, labels: Any, photo: Size, ndim: int) -> tuple[Arra
     wanted = "(N, 2)" if ndim == 2 else "(B, N, 2)"
     xy = _numbers(points, "point_coords")
     if xy.ndim != ndim or xy.shape[-1] != 2 or xy.size == 0:
-        raise MinisamError(f"point_coords has shape {xy.shape}; expected {wanted} in x, y order")
+        raise MinisamError(
+            f"point_coords has shape {xy.shape}; expected {wanted} in x, y order, with a point at "
+            "least: leave it out where there is none"
+        )
     if labels is None:
         raise MinisamError("point_coords need point_labels: 1 for foreground, 0 for background")
     marks = _numbers(labels, "point_labels")
@@ -48,9 +51,9 @@ def check_points(points: Any, labels: Any, photo: Size, ndim: int) -> tuple[Arra
         )
     if not np.isin(marks, (-1, 0, 1)).all():
         raise MinisamError("point_labels must be 1 (foreground), 0 (background) or -1 (padding)")
-    real = xy[marks >= 0]
-    _inside(real, photo, "point")
-    return xy, marks.astype(np.int64)
+    is_real = marks[..., None] >= 0
+    _inside(xy[marks >= 0], photo, "point")
+    return np.where(is_real, xy, 0), marks.astype(np.int64)  # padding may be anywhere, even nan
 
 
 def check_boxes(boxes: Any, photo: Size, one: bool = False) -> Array:

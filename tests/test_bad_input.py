@@ -66,6 +66,7 @@ def test_no_prompt(cli: Cli, folder: Path, predictor: SamPredictor) -> None:
         (["photo.png", "--point", "1,2,3"], ["'1,2,3' is not X,Y: 2 numbers"]),
         (["photo.png", "--neg", "a,b"], ["--neg", "'a,b' is not X,Y"]),
         (["photo.png", "--box", "1,2,3"], ["--box", "is not X0,Y0,X1,Y1: 4 numbers"]),
+        (["photo.png", "--box", "1,2,3,4", "--box", "1,2,5,6"], ["--prompts FILE"]),
         (["photo.png", "--point"], ["--point", "expected one argument"]),
         (["photo.png", "--point", "1,2", "--logits", ""], ["--logits", "it is empty"]),
         (["two  spaces.png", "--point", "1,2"], ["no such file: two  spaces.png"]),
@@ -150,6 +151,21 @@ def test_every_cut_of_every_format_is_refused_or_read(
             assert name in str(error) and "\n" not in str(error)
             refused += 1
     assert refused >= 20
+
+
+@pytest.mark.parametrize(
+    ("image", "message"), [(None, "None: was the file found"), (b"\xff\xd8", "a bytes; expected")]
+)
+def test_what_is_no_image_is_named(image: object, message: str) -> None:
+    with pytest.raises(MinisamError, match=message):
+        SamPredictor(recipe_sam(TINY, 7)).set_image(image)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell closes it here")
+def test_nothing_goes_to_standard_output_where_standard_error_is_closed(tmp_path: Path) -> None:
+    command = f"exec '{sys.executable}' -m minisam gone.jpg --point 1,1 --json 2>&-"
+    done = subprocess.run(command, shell=True, cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
 
 
 # ---------------------------------------------------------------------- points and boxes

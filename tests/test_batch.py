@@ -100,6 +100,15 @@ def test_failures_name_the_photo(job: Job, photos: list[str], tmp_path: Path) ->
         assert photos[0] in find_masks(Task(photos[0], "0", boxes), job, SAM).failure
 
 
+def test_a_short_name_is_told_from_a_word(
+    job: Job, photos: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(photos[0]).rename(Path(photos[0]).with_name("b"))
+    monkeypatch.chdir(Path(photos[0]).parent)
+    failure = find_masks(Task("b", "b", ((50, 50, 60, 60),)), job, SAM).failure
+    assert failure.startswith("b: box corner")
+
+
 # ---------------------------------------------------------------------- many photos
 
 
@@ -245,6 +254,7 @@ def test_boxes_of_one_photo_are_not_given_to_another_of_the_same_name(tmp_path: 
     photos = [str(tmp_path / "a" / "1.png"), str(tmp_path / "b" / "1.png")]
     assert read_prompts(tmp_path / "boxes.csv", photos[1:]) == {photos[1]: ((1, 2, 3, 4),)}
     make_photos(tmp_path / "a", 2)  # now the file's path is that of a photo
+    assert read_prompts(tmp_path / "boxes.csv", photos[1:]) == {}, "although it was not given"
     assert read_prompts(tmp_path / "boxes.csv", photos) == {photos[0]: ((1, 2, 3, 4),)}
 
 
@@ -288,6 +298,8 @@ def test_paths_with_dots_are_those_they_lead_to(
     monkeypatch.chdir(tmp_path / "run")
     photos = [os.path.join("..", name, "0.png") for name in "ab"]  # noqa: PTH118
     assert read_prompts(tmp_path / "boxes.csv", photos) == {photos[0]: ((1, 2, 3, 4),)}
+    again = str(tmp_path / "a" / "0.png")
+    assert [task.photo for task in name_tasks([*photos, again])] == photos
     names = [task.name for task in name_tasks([*photos, os.path.join("..", "0.png")])]  # noqa: PTH118
     assert names == ["a_0", "b_0", f"{tmp_path.name}_0"]
 
@@ -369,9 +381,18 @@ def test_what_a_run_wrote_and_what_is_hidden_are_no_photos(cli: Any, folder: Pat
     assert "2 of 2 photos finished" in cli(*arguments).out
     again = cli(*arguments)
     assert again.code == 0 and "2 of 2 photos are finished already" in again.out
+    (folder / "photos" / "clip.mpg").write_bytes(b"what Pillow knows by name only")
+    assert "2 of 2 photos finished" in cli(*arguments[:-1], "elsewhere").out
     assert "2 of 2 photos finished" in cli(*arguments, "--format", "coco", "--force").out
     again = cli(*arguments, "--format", "coco")  # the pictures are those of the run before the last
     assert again.code == 0 and "2 of 2 photos are finished already" in again.out
+
+
+def test_a_folder_with_one_photo_is_a_folder(cli: Any, folder: Path) -> None:
+    make_photos(folder / "photos", 1)
+    arguments = ("photos", "--everything", *LOOSE, "--out", "photos/")
+    assert "1 of 1 photo finished" in cli(*arguments).out
+    assert "1 of 1 photos are finished already" in cli(*arguments).out
 
 
 def test_the_order_of_formats_and_the_size_of_batches_are_no_other_job(

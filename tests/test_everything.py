@@ -148,6 +148,8 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
     with pytest.raises(minisam.MinisamError) as caught:
         generator(**arguments)
     assert message in str(caught.value)
+    with pytest.raises(minisam.MinisamError, match=r"minisam\.load\('nano'\)"):
+        minisam.SamAutomaticMaskGenerator("nano")  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------- the parts

@@ -41,6 +41,32 @@ def test_detector_boxes_says_what_is_wrong(tmp_path: Path) -> None:
         detector_boxes.main([str(tmp_path / "gone.json"), "x", str(tmp_path / "masks.json")])
 
 
+@pytest.mark.parametrize(
+    "annotation",
+    [{"bbox": None}, {}, {"bbox": [1, 2, 3]}, {"bbox": [1, 2, 3, 4], "score": None}],
+)
+def test_detector_boxes_refuses_what_is_no_detection(tmp_path: Path, annotation: dict) -> None:
+    data = {"images": [], "annotations": [{"image_id": 1, **annotation}]}
+    (tmp_path / "boxes.json").write_text(json.dumps(data))
+    with pytest.raises(MinisamError, match="expected an image_id, a bbox of four numbers"):
+        detector_boxes.main([str(tmp_path / "boxes.json"), "x", str(tmp_path / "masks.json")])
+
+
+def test_what_has_no_mask_is_left_out(
+    tmp_path: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = [{"id": 1, "file_name": "coffee.jpg"}, {"id": 2, "file_name": "gone.jpg"}]
+    boxes = [(1, [75, 20, 400, 300]), (1, [700, 20, 9, 9]), (2, [1, 2, 3, 4])]
+    annotations = [{"id": i, "image_id": p, "bbox": b} for i, (p, b) in enumerate(boxes)]
+    (tmp_path / "boxes.json").write_text(json.dumps({"images": photos, "annotations": annotations}))
+    names = [str(tmp_path / "boxes.json"), str(ROOT / "walkthrough/photos")]
+    masks = tmp_path / "masks.json"
+    assert detector_boxes.main([*names, str(masks), "--model", str(tiny_weights)]) == 0
+    assert [a["id"] for a in json.loads(masks.read_text())["annotations"]] == [0]
+    said = capsys.readouterr().out
+    assert "coffee.jpg: 1 masks (1 outside the photo)" in said and "left out: no such file" in said
+
+
 def test_boxes_are_brought_into_the_photo() -> None:
     assert detector_boxes.corners([-5, 3, 700, 20], (400, 600)) == [0, 3, 600, 23]
     for box, expected in (([620, 10, 20, 20], False), ([599, 10, 5, 5], True)):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from minisam import MinisamError, files
-from minisam.files import write_together
+from minisam.files import absolute, normal, write_atomic, write_together
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -64,3 +64,32 @@ def test_all_are_replaced_and_nothing_is_left_beside_them(tmp_path: Path) -> Non
 
 def _no_links(*_: object, **__: object) -> None:
     raise OSError("no hard links here")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_what_is_no_ordinary_file_is_never_replaced(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    with pytest.raises(MinisamError, match="is no ordinary file"), write_atomic(tmp_path / name):
+        raise AssertionError("the work was begun")
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_empty_path_is_refused() -> None:
+    with pytest.raises(MinisamError, match="names no file"), write_atomic(""):
+        pass
+
+
+def test_a_path_through_a_link_and_back_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "sub")
+    for folder in (tmp_path, tmp_path / "real"):
+        (folder / "a.txt").write_text(folder.name)
+    assert normal("./real//sub/../a.txt") == str(Path("real/a.txt"))
+    assert normal("gone/../a.txt") == "a.txt"
+    for path in (normal("link/../a.txt"), absolute("link/../a.txt")):
+        assert Path(path).read_text() == "real"

@@ -198,6 +198,9 @@ def test_padding_points_fill_up_short_prompts(predictor: SamPredictor) -> None:
     np.testing.assert_allclose(many[2][1], single[2], atol=1e-4)
     elsewhere = predictor.predict([POINTS[0], [-500, 9999]], [1, -1], multimask_output=False)
     np.testing.assert_array_equal(elsewhere[2], single[2])
+    with np.errstate(all="raise"):
+        nowhere = predictor.predict([POINTS[0], [np.inf, 1e300]], [1, -1], multimask_output=False)
+    np.testing.assert_array_equal(nowhere[2], single[2])
     assert np.abs(many[2][0] - many[2][1]).max() > 1e-2
 
 

@@ -6,7 +6,7 @@ import argparse
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .. import __version__
 from . import many
@@ -92,7 +92,7 @@ def parser() -> Parser:
     g.add_argument("--neg", action="append", default=[], type=numbers("X,Y"), metavar="X,Y",
                    help="a point that is not on the object, beside one that is or a box; may be "
                         "repeated")  # fmt: skip
-    g.add_argument("--box", type=numbers("X0,Y0,X1,Y1"), metavar="X0,Y0,X1,Y1",
+    g.add_argument("--box", action=_Once, type=numbers("X0,Y0,X1,Y1"), metavar="X0,Y0,X1,Y1",
                    help="left, top, right and bottom of the object")  # fmt: skip
     g.add_argument("--mask-input", metavar="FILE", type=filled,
                    help="a first guess, beside a point or a box: a .npy file that --logits wrote, "
@@ -122,8 +122,9 @@ def parser() -> Parser:
     g.add_argument("--all", action="store_true", help="pictures of every mask, not only the best")
     g.add_argument("--out", metavar="PLACE",
                    help="a folder (it exists, or PLACE ends with /), the beginning of the file "
-                        "names, or a .png file when there is one picture to write; for several "
-                        "photos always a folder; default: here, with the photo's name")  # fmt: skip
+                        "names, or one file (.png; with --everything also .json or .geojson); for "
+                        "several photos always a folder; default: here, with the photo's "
+                        "name")  # fmt: skip
     g.add_argument("--force", action="store_true", help="replace files that exist")
 
     many.add_arguments(p)
@@ -133,6 +134,16 @@ def parser() -> Parser:
     g.add_argument("--version", action="version", version=f"minisam {__version__}",
                    help="show the version")  # fmt: skip
     return p
+
+
+class _Once(argparse.Action):
+    """An option that cannot be repeated, although others of its kind can."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace,
+                 values: Any, option_string: str | None = None) -> None:  # fmt: skip
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string} is for one box; several boxes go into --prompts FILE")
+        setattr(namespace, self.dest, values)
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

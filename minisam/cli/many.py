@@ -41,6 +41,8 @@ GENERATOR: dict[str, tuple[type, str]] = {  # argument of SamAutomaticMaskGenera
     "crop_n_points_downscale_factor": (int, "fewer points in crops, by this factor (default 1)"),
     "min_mask_region_area": (int, "fill holes and remove islands of fewer pixels (default 0)"),
 }
+# what Pillow knows by name and cannot read itself, or hands to another program
+NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 ONE_PROMPT = ("point", "neg", "box", "mask_input")
 ONE_PROMPT_RESULTS = ("overlay", "mask", "cutout", "logits", "json", "all")
 
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     from ..prompt_file import read_prompts
     from ..weights import SHIPPED, find
     from ..weights.published import PUBLISHED
-    from .outputs import check_out
+    from .outputs import check_out, names_folder
 
     photos = list(_expand(args.photos, args.out))
     boxes = read_prompts(args.prompts, photos) if args.prompts else None
@@ -105,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
     if args.photos and not tasks:
         raise MinisamError(f"no picture in {args.photos[0]}")
     alone = len(tasks) == 1 and not args.prompts and not args.dask
+    if args.out and names_folder(args.out) and any(Path(photo).is_dir() for photo in args.photos):
+        alone = False  # a folder in which there may be more the next time
     formats = args.format or ("picture",)
     if alone and args.out is not None:
         check_out(args.out)
@@ -286,7 +290,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _expand(photos: list[str], out: str | None) -> Iterator[str]:
-    """The photos, and those in folders that are given; not what an earlier run wrote to `out`."""
+    """The photos, and those in folders that are given; not what earlier runs wrote there or to
+    `out`."""
     for photo in photos:
         if Path(photo).is_dir():
             from PIL import Image
@@ -294,8 +299,10 @@ def _expand(photos: list[str], out: str | None) -> Iterator[str]:
             from ..journal import results_in
 
             known = Image.registered_extensions().items()
-            endings = {ending for ending, kind in known if kind in Image.OPEN}
-            ours = results_in(Path(out)) if out else set()
+            endings = {
+                ending for ending, kind in known if kind in Image.OPEN and kind not in NO_PHOTOS
+            }
+            ours = results_in(Path(photo)) | (results_in(Path(out)) if out else set())
             for path in sorted(Path(photo).iterdir()):
                 # ._a.jpg is no picture, but notes of macOS
                 usable = path.is_file() and not path.name.startswith(".")

@@ -29,6 +29,8 @@ def printing() -> Iterator[None]:
         nothing else turned into words), or what was printed does not fit on a disk.
     """
     _let_kill_clean_up()
+    if sys.stderr is None:  # closed by who started us; print() would take standard output instead
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the end
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -203,7 +203,7 @@ _announced = threading.Lock()  # held from the first announcement on: two thread
 
 
 def _announce(why: str = "") -> None:
-    if _announced.acquire(blocking=False):
+    if _announced.acquire(blocking=False) and sys.stderr is not None:
         print(f"minisam: compiling kernels, once: about 10 s{why}", file=sys.stderr, flush=True)
 
 

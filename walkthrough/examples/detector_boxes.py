@@ -3,8 +3,8 @@
     python walkthrough/examples/detector_boxes.py BOXES.json PHOTOS/ MASKS.json
 
 BOXES.json is a COCO data set whose annotations have a "bbox" and perhaps a "score". MASKS.json is
-the same data set with a "segmentation" in every annotation. Each photo is encoded once; its boxes
-are decoded together.
+the same data set with a "segmentation" in every annotation. Boxes outside their photo are left out,
+and those of photos that cannot be read. Each photo is encoded once; its boxes are decoded together.
 """
 
 from __future__ import annotations
@@ -55,6 +55,17 @@ def segment(predictor: minisam.SamPredictor, annotations: list[dict[str, Any]]) 
     return len(annotations)
 
 
+def check(annotation: dict[str, Any]) -> None:
+    """Refuse what is no detection."""
+    bbox, score = annotation.get("bbox"), annotation.get("score", 1)
+    numbers = [*bbox, score] if isinstance(bbox, list) and len(bbox) == 4 else [None]
+    if not all(isinstance(x, (int, float)) for x in numbers) or "image_id" not in annotation:
+        raise minisam.MinisamError(
+            f"an annotation is {json.dumps(annotation)[:100]}; expected an image_id, a bbox of "
+            "four numbers, and a score that is a number, if any"
+        )
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("boxes", metavar="BOXES.json")
@@ -75,6 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
             f"{args.boxes} is no COCO data set; put the detector's list under 'annotations', "
             "beside 'images'"
         )
+    for annotation in data["annotations"]:
+        check(annotation)
     data["annotations"] = [a for a in data["annotations"] if a.get("score", 1) >= args.min_score]
     of_photo = defaultdict(list)
     for annotation in data["annotations"]:
@@ -85,11 +98,16 @@ def main(arguments: list[str] | None = None) -> int:
         annotations = of_photo[image["id"]]
         masks = 0
         if annotations:
-            predictor.set_image(args.photos / image["file_name"])
+            try:
+                predictor.set_image(args.photos / image["file_name"])
+            except minisam.MinisamError as error:
+                print(f"left out: {error}")
+                continue
             masks = segment(predictor, annotations)
         left_out = len(annotations) - masks
         note = f" ({left_out} outside the photo)" if left_out else ""
         print(f"{image['file_name']}: {masks} masks{note}")
+    data["annotations"] = [a for a in data["annotations"] if "predicted_iou" in a]
     with write_atomic(args.masks, overwrite=False) as temporary:
         temporary.write_text(json.dumps(data))
     return 0
