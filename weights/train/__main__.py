@@ -62,8 +62,9 @@ def arguments() -> argparse.Namespace:
     add("--decay", type=float, default=0.05, help="weight decay")
     add("--ema", type=float, default=0.998)
     add("--loss-side", type=int, default=128, help="side the masks are compared at")
-    add("--mosaic", type=float, default=Mix.mosaic)
-    add("--paste", type=float, default=Mix.paste)
+    add("--plain", type=float, default=Mix.plain, help="share placed as a user's photo is")
+    add("--mosaic", type=float, default=Mix.mosaic, help="share made of four photos")
+    add("--paste", type=float, default=Mix.paste, help="share with another photo's object on it")
     add(
         "--shares",
         nargs="+",
@@ -166,7 +167,7 @@ def main() -> None:
         with trainer.lock:
             trainer.write({"val_click_iou": round(score, 4)})
 
-    mix = Mix(mosaic=args.mosaic, paste=args.paste, shares=parse_shares(args.shares))
+    mix = Mix(args.plain, args.mosaic, args.paste, parse_shares(args.shares))
     workers = [
         threading.Thread(target=trainer.work, args=(i, library, mix), daemon=True)
         for i in range(args.workers)

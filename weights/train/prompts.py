@@ -31,7 +31,7 @@ def choose_objects(
         choices = [lab == i for i in rng.permutation(ids)[:per_photo]]
         for layer in wholes[b]:
             union = (lab // LAYER == layer) & (lab % LAYER > 0)
-            if rng.random() < 0.4 and union.sum() >= smallest:
+            if rng.random() < 0.25 and union.sum() >= smallest:
                 choices.insert(0, union)
         pasted = LAYER * 4 + 1
         if pasted in ids and rng.random() < 0.5:
@@ -84,7 +84,7 @@ def to_input(xy: Tensor, r: int, side: int) -> Tensor:
 
 def first_clicks(target: Tensor, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """One foreground point and the padding point: xy (P, 2, 2), labels (P, 2)."""
-    inner = torch.as_tensor(rng.random(len(target)) < 0.5, device=target.device)
+    inner = torch.as_tensor(rng.random(len(target)) < 0.7, device=target.device)
     xy = to_input(pick_pixel(target, inner), target.shape[-1], side)
     labels = torch.tensor([[-1, 1]], device=target.device).expand(len(xy), 2)
     return torch.stack([torch.zeros_like(xy), xy], 1), labels
@@ -122,7 +122,7 @@ def corrective_clicks(
     missed, spilled = target & ~predicted, predicted & ~target
     add = missed.sum((1, 2)) >= spilled.sum((1, 2))
     region = torch.where(add[:, None, None], missed, spilled)
-    inner = torch.as_tensor(rng.random(len(target)) < 0.6, device=target.device)
+    inner = torch.as_tensor(rng.random(len(target)) < 0.75, device=target.device)
     xy = to_input(pick_pixel(region, inner), target.shape[-1], side)
     empty = ~region.flatten(1).any(1)  # a perfect mask: confirm it with a point of the object
     if bool(empty.any()):

@@ -63,13 +63,13 @@ def train_step(
     objects: int,
     loss_side: int,
 ) -> dict[str, Tensor]:
-    """Forward and backward on one batch; 60% of the objects start with a click, 40% with a box, and
-    those that come twice with both."""
+    """Forward and backward on one batch; half of the objects start with a click, half with a box,
+    and those that come twice with both."""
     colours, labels, wholes = compose(library, rng, batch, model.config.side, mix)
     masks, owner, first_copy = prompts.choose_objects(labels, wholes, rng, objects)
     target = F.adaptive_avg_pool2d(masks[:, None].float(), loss_side)
     keep = (target >= 0.5).flatten(1).any(1)
-    by_click = torch.as_tensor(rng.random(len(target)) < 0.6, device=target.device)
+    by_click = torch.as_tensor(rng.random(len(target)) < 0.5, device=target.device)
     again = first_copy != torch.arange(len(target), device=target.device)
     by_click = by_click[first_copy] ^ again
     target, owner, by_click = target[keep], owner[keep], by_click[keep]
