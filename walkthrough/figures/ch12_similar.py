@@ -11,7 +11,7 @@ from . import figure, nano
 from .drawing import heat_map, mark, overlay, panel, row, sheet
 from .drawing import photo as shown
 
-NAME, CLICK, WIDTH = "rocket", (320, 150), 380
+NAME, CLICK, WIDTH = "rocket", (320, 200), 380
 
 
 @figure("12-similar")
