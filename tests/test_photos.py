@@ -159,7 +159,7 @@ def test_file_formats(tmp_path: Path, fmt: str) -> None:
         (COLOUR[None], "shape"),
         (np.zeros((0, 4, 3), np.uint8), "no pixels"),
         (np.zeros((4, 0, 3), np.uint8), "no pixels"),
-        (None, "shape"),
+        (None, "None: was the file found"),
         ([["a", "b"], ["c", "d"]], "type"),
         ([[1, 2], [3]], "equal rows"),
     ],
