@@ -39,6 +39,8 @@ def find_masks(task: Task, job: Job, sam: Sam, progress: Progress | None = None)
         pixels = read_photo(task.photo)
     except MinisamError as error:  # which names it
         return Found(task, failure=str(error))
+    except MemoryError:
+        return Found(task, failure=f"{task.photo}: not enough memory for this photo")
     try:
         note = advice = ""
         if task.boxes is None:

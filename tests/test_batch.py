@@ -569,3 +569,74 @@ def test_without_the_extra(cli: Any, folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "distributed", None)
     ran = cli("photo.png", "--everything", "--out", "r", "--dask", "tcp://x:1")
     assert ran.code == 2 and "pip install '.[dask]'" in ran.err
+
+
+def test_records_of_boxes_measure_their_masks(
+    photos: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = minisam.SamPredictor(SAM)
+    predictor.set_image(photos[0])
+    logits = np.full((1, 1, 24, 32), -3, np.float32)
+    logits[0, 0, 5:9, 10:16] = 3
+    logits[0, 0, 5, 10:16] = 0.5  # mask, but no longer when the threshold rises by one
+    answer = logits, np.array([[0.25]], np.float32), None
+    monkeypatch.setattr(predictor, "predict_many", lambda **_: answer)
+    (record,) = batch.masks_in_boxes(predictor, np.array([[9.0, 4, 17, 10]]))
+    assert (record["area"], record["bbox"]) == (24, [10, 5, 5, 3])
+    assert (record["predicted_iou"], record["stability_score"]) == (0.25, 0.75)
+
+
+def test_other_boxes_or_weights_are_another_job(
+    job: Job, photos: list[str], tmp_path: Path
+) -> None:
+    task = Task(photos[0], "0", ((2, 3, 20, 21),))
+    journal = Journal(tmp_path / "out", job)
+    list(run([task], journal, functools.partial(find_here, job=job, sam=SAM)))
+    assert journal.is_done(task)
+    moved = Task(photos[0], "0", ((2, 3, 20, 22),))
+    assert not journal.is_done(moved) and journal.other_job(moved)
+    other = Journal(tmp_path / "out", Job("tiny", "other weights", job.formats, job.generator))
+    assert not other.is_done(task) and other.other_job(task)
+    moved_model = Job("elsewhere/tiny", job.weights, job.formats, job.generator)
+    assert Journal(tmp_path / "out", moved_model).is_done(task)
+
+
+def test_a_photo_too_large_for_the_memory_does_not_stop_the_rest(
+    job: Job, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = batch.read_photo
+
+    def short_of_memory(photo: str) -> np.ndarray:
+        if photo == photos[1]:
+            raise MemoryError
+        return read(photo)
+
+    monkeypatch.setattr(batch, "read_photo", short_of_memory)
+    found = do(job, photos, tmp_path / "out")
+    assert [f.failure for f in found] == ["", f"{photos[1]}: not enough memory for this photo", ""]
+
+
+def test_photos_of_a_prompt_file_may_lie_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_photos(tmp_path / "p", 2)
+    make_photos(tmp_path / "lists" / "p", 1)
+    (tmp_path / "lists" / "boxes.csv").write_text("p/0.png,1,2,3,4\np/1.png,5,6,7,8\n")
+    assert read_prompts("lists/boxes.csv") == {
+        str(Path("lists/p/0.png")): ((1, 2, 3, 4),),  # beside the file before elsewhere
+        str(Path("p/1.png")): ((5, 6, 7, 8),),
+    }
+
+
+def test_a_name_that_two_entries_have_belongs_to_no_third_photo(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text("a/1.png,1,2,3,4\nb/1.png,5,6,7,8\n")
+    assert read_prompts(tmp_path / "boxes.csv", [str(tmp_path / "c" / "1.png")]) == {}
+
+
+def test_a_worker_with_other_weights_is_refused(photos: list[str], tiny_weights: Path) -> None:
+    job = Job(str(tiny_weights), "weights of the one who asked", ("png",), KEEP_ALL)
+    batch._load_once.cache_clear()
+    found = batch._on_worker(Task(photos[0], "0"), job)
+    assert found.failure == f"a worker has other weights under the name {tiny_weights}"
+    batch._load_once.cache_clear()

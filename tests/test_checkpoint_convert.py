@@ -241,3 +241,10 @@ def test_safetensors_are_told_by_content_not_by_the_first_byte(tensors, tmp_path
     odd = tmp_path / "named_wrongly.pth"
     odd.write_bytes(path.read_bytes())
     assert minisam.load(odd).config == TINY
+
+
+def test_shards_are_hashed_one_behind_the_other(tensors, tmp_path) -> None:
+    folder = write_shards(tensors, tmp_path / "hf")
+    sam = minisam.load(convert(folder, tmp_path / "one.safetensors"))
+    shards = b"".join(path.read_bytes() for path in sorted(folder.glob("*.safetensors")))
+    assert sam.metadata["source_sha256"] == hashlib.sha256(shards).hexdigest()

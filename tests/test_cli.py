@@ -16,6 +16,7 @@ from PIL import Image
 import minisam
 from minisam.formats import decode_rle, mask_to_box
 from minisam.photos import read_photo
+from minisam.postprocess import stability_score
 
 from .conftest import Cli
 
@@ -414,3 +415,63 @@ def test_odd_file_names(folder: Path, tiny_weights: Path) -> None:
             "--", name, env={"PYTHONIOENCODING": "ascii"})  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert Path(f"{name[:-4]}_mask.png").is_file()
+
+
+def test_stability_is_that_of_the_photo_without_the_padding(
+    cli: Cli, folder: Path, tiny_weights: Path
+) -> None:
+    answer = json.loads(cli(*POINT, "--json").out)
+    _, _, logits = predict(tiny_weights, point_coords=[[70, 40]], point_labels=[1])
+    wanted = stability_score(logits[:, :42])  # 90 of 140 rows: 165 of 256, 41.25 of 64
+    assert [m["stability"] for m in answer["masks"]] == pytest.approx(wanted.tolist(), abs=1e-6)
+
+
+def test_json_says_what_was_asked(cli: Cli, folder: Path) -> None:
+    prompt = json.loads(cli(*BOX, "--point", "70,40", "--neg", "10,10", "--json").out)["prompt"]
+    assert prompt == {"points": [[70, 40], [10, 10]], "labels": [1, 0], "box": [20, 10, 110, 80],
+                      "mask_input": None}  # fmt: skip
+
+
+def test_the_single_mask_has_no_number(cli: Cli, folder: Path) -> None:
+    assert cli(*BOX, "--all", "--mask").code == 0
+    assert new_files(folder) == ["photo_mask.png"]
+    assert cli(*BOX, "--all", "--mask", "--out", "one.png").code == 0
+
+
+def test_the_overlay_shows_which_points_are_which(cli: Cli, folder: Path) -> None:
+    assert cli(*POINT, "--neg", "20,60", "--overlay").code == 0
+    painted = np.asarray(Image.open("photo_overlay.png")).astype(int)
+    assert painted[40, 70, 1] > painted[40, 70, 0], "green: on the object"
+    assert painted[60, 20, 0] > painted[60, 20, 1], "red: beside it"
+
+
+def test_a_logits_file_that_appears_meanwhile_is_kept(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minisam.cli import outputs
+
+    write, tries = outputs.write_together, []
+
+    def late(files, **options) -> None:
+        tries.append(Path("a.npy").write_text("another's"))
+        assert len(tries) == 1, "the name that the user chose will not become free"
+        write(files, **options)
+
+    monkeypatch.setattr(outputs, "write_together", late)
+    ran = cli(*POINT, "--mask", "--logits", "a.npy")
+    assert ran.code == 2 and "a.npy exists already" in ran.err
+    assert new_files(folder) == ["a.npy"] and Path("a.npy").read_text() == "another's"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_under_nohup_a_hang_up_does_not_end_it(folder: Path) -> None:
+    program = """
+import os, signal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from minisam.cli.streams import printing
+with printing():
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("went on")
+"""
+    done = python("-c", program)
+    assert (done.returncode, done.stdout) == (0, "went on\n")

@@ -192,3 +192,18 @@ print("fine")
         assert (process.returncode, out.strip(), err) == (0, b"fine", b"")
     names = [path.name for path in place.iterdir()]
     assert len(names) <= 1 and not any(name.startswith(".") for name in names)
+
+
+def test_another_version_of_minisam_makes_its_own(
+    sam, place: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    see(sam, photo(1))
+    monkeypatch.setattr(embedding_cache, "__version__", "999")
+    assert not see(sam, photo(1))[0]
+
+
+def test_after_a_bad_photo_the_old_one_is_gone(sam, place: Path, encoded: list[int]) -> None:
+    _, predictor = see(sam, photo(1))
+    with pytest.raises(MinisamError, match="no such file"):
+        embedding_cache.set_image(predictor, "missing.png")
+    assert not predictor.is_image_set

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 import minisam
 from minisam import candidates, everything
 from minisam.candidates import Candidates, measure_masks, place_runs
+from minisam.cli.many import GENERATOR
 from minisam.crops import crop_boxes, layer_grids, near_crop_edge, nms, point_grid
 from minisam.dispatch import plain
 from minisam.everything import Report, SamAutomaticMaskGenerator
-from minisam.formats import as_mask, decode_rle, encode_rle, mask_to_box
+from minisam.formats import as_mask, decode_rle, encode_rle, mask_to_box, run_lengths
 from minisam.predictor import PROMPTS_AT_ONCE
 
 from .recipe import TINY, recipe_sam
@@ -142,6 +144,9 @@ def test_explicit_grids() -> None:
         (dict(output_mode="png"), "output_mode is 'png'"),
         (dict(pred_iou_thresh=np.nan), "pred_iou_thresh is nan"),
         (dict(box_nms_thresh=float("nan")), "box_nms_thresh is nan"),
+        (dict(crop_nms_thresh=np.nan), "crop_nms_thresh is nan"),
+        (dict(stability_score_thresh=np.nan), "stability_score_thresh is nan"),
+        (dict(stability_score_offset=np.nan), "stability_score_offset is nan"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
@@ -268,3 +273,79 @@ def test_advice_names_arguments_of_the_generator() -> None:
                    Report(candidates=3, cut_off=3)):  # fmt: skip
         names = [word for word in report.advice().split() if "_" in word]
         assert names and all(name in of for name in names)
+
+
+def test_defaults_are_segment_anythings_and_the_help_tells_them() -> None:
+    of = inspect.signature(SamAutomaticMaskGenerator).parameters
+    defaults = {name: p.default for name, p in of.items() if name != "model"}
+    assert defaults == dict(
+        points_per_side=32, points_per_batch=64, pred_iou_thresh=0.88, stability_score_thresh=0.95,
+        stability_score_offset=1.0, box_nms_thresh=0.7, crop_n_layers=0, crop_nms_thresh=0.7,
+        crop_overlap_ratio=512 / 1500, crop_n_points_downscale_factor=1, point_grids=None,
+        min_mask_region_area=0, output_mode="binary_mask",
+    )  # fmt: skip
+    for name, (_, text) in GENERATOR.items():
+        said = re.search(r"\(default ([\d.]+)\)", text)
+        assert said and float(said[1]) == pytest.approx(defaults[name], abs=0.005), name
+
+
+def test_advice_says_how_far_away_the_threshold_was() -> None:
+    records = generator(**ALL).generate(PHOTO)
+    best = {key: max(r[key] for r in records) for key in ("predicted_iou", "stability_score")}
+    g = generator(**ALL | dict(pred_iou_thresh=9.0))
+    g.generate(PHOTO)
+    assert f"best predicted IoU was {best['predicted_iou']:.2f}:" in g.report.advice()
+    g = generator(**ALL | dict(stability_score_thresh=9.0))
+    g.generate(PHOTO)
+    assert f"best stability was {best['stability_score']:.2f}:" in g.report.advice()
+
+
+def test_a_mask_on_the_threshold() -> None:
+    """Stability has to reach its threshold, the predicted IoU to pass it: as segment-anything."""
+    records = generator(**ALL).generate(PHOTO)
+    for key, name, stays in (("stability_score", "stability_score_thresh", True),
+                             ("predicted_iou", "pred_iou_thresh", False)):  # fmt: skip
+        second = sorted(r[key] for r in records)[-2]
+        kept = [r[key] for r in generator(**ALL | {name: second}).generate(PHOTO)]
+        assert len(kept) == 1 + stays and (second in kept) is stays
+
+
+def test_duplicates_between_crops_have_their_own_threshold() -> None:
+    for threshold, dropped in ((2.0, False), (0.5, True)):
+        g = generator(**ALL, crop_n_layers=1, crop_nms_thresh=threshold)
+        g.generate(PHOTO)
+        assert bool(g.report.duplicates) is dropped
+
+
+def test_duplicates_once_small_regions_are_gone() -> None:
+    whole = np.zeros((90, 120), bool)
+    whole[10:30, 10:30] = True
+    speck = whole.copy()
+    speck[80, 100] = True
+    masks = np.stack([speck, whole])
+    four, one = np.zeros((2, 4), np.int64), np.ones(2, np.float32)
+    for thresholds, left in (((0.7, 0.7), 1), ((2.0, 0.7), 2), ((0.7, 2.0), 2)):
+        found = Candidates([run_lengths(m) for m in masks], mask_to_box(masks), one, one,
+                           np.array([[1.0, 1.0], [2.0, 2.0]]), four)  # fmt: skip
+        g = generator(min_mask_region_area=5, box_nms_thresh=thresholds[0],
+                      crop_nms_thresh=thresholds[1])  # fmt: skip
+        kept = g._without_small_regions(found, (90, 120))
+        assert len(kept) == left and g.report.small == 2 - left
+        assert (kept.boxes == [10, 10, 29, 29]).all()
+        assert kept.points[0].tolist() == [2, 2], "the one that was whole before"
+
+
+def test_crops_by_hand() -> None:
+    """By Meta's generate_crop_boxes: the overlap is of the shorter side and halves by layer."""
+    boxes = [box for box, layer in crop_boxes((600, 900), 2, 0.3) if layer]
+    assert boxes[:4] == [(0, 0, 540, 390), (0, 210, 540, 600), (360, 0, 900, 390),
+                         (360, 210, 900, 600)]  # fmt: skip
+    assert boxes[4:6] == [(0, 0, 293, 218), (0, 128, 293, 346)]
+    assert boxes[-1] == (609, 384, 900, 600)
+
+
+def test_how_near_is_cut_off() -> None:
+    crop, photo = (100, 100, 300, 300), (400, 400)
+    for gap, cut in ((19, True), (20, True), (21, False)):
+        boxes = np.array([[100 + gap, 150, 200, 200], [150, 150, 200, 300 - gap]])
+        assert near_crop_edge(boxes, crop, photo).tolist() == [cut, cut]

@@ -312,3 +312,26 @@ def test_the_real_table_agrees_with_itself() -> None:
     assert len({item.sha256 for item in table}) == 3
     assert all(len(bytes.fromhex(item.sha256)) == 32 for item in table)
     assert [item.size for item in table] == [375042383, 1249524607, 2564550879]
+
+
+def test_space_for_download_and_result_together(item, server, monkeypatch) -> None:
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    for free, enough in ((2 * item.size - 1, False), (2 * item.size, True)):
+        monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _, f=free: usage(f, 0, f))
+        if enough:
+            assert fetch(item, server.url).is_file()
+        else:
+            with pytest.raises(MinisamError, match="needs"):
+                fetch(item, server.url)
+
+
+def test_it_waits_longer_from_try_to_try(item, server, monkeypatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(fetching, "PAUSE", 1.0)
+    monkeypatch.setattr(fetching.time, "sleep", waited.append)
+    server.always = "503"
+    with pytest.raises(MinisamError, match="cannot download"):
+        fetch(item, server.url)
+    assert waited == [1, 2, 4, 8]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from minisam import MinisamError, files
-from minisam.files import absolute, normal, write_atomic, write_together
+from minisam.files import FileTaken, absolute, cache_dir, normal, write_atomic, write_together
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -93,3 +94,53 @@ def test_a_path_through_a_link_and_back_stays_as_it_is(
     assert normal("gone/../a.txt") == "a.txt"
     for path in (normal("link/../a.txt"), absolute("link/../a.txt")):
         assert Path(path).read_text() == "real"
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_a_file_that_exists_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", _no_links)
+    (tmp_path / "a.txt").write_text("old")
+    for names in ("a", "ba"):
+        with pytest.raises(FileTaken, match=r"a\.txt exists already"):
+            write_together({tmp_path / f"{x}.txt": b"new" for x in names}, overwrite=False)
+        assert contents(tmp_path) == {"a.txt": "old"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_permissions_are_the_users(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_together({tmp_path / "new.txt": b"new"})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new.txt").stat().st_mode & 0o777 == 0o640
+    (tmp_path / "new.txt").chmod(0o604)
+    write_together({tmp_path / "new.txt": b"newer"})
+    assert (tmp_path / "new.txt").stat().st_mode & 0o777 == 0o604, "a replaced file keeps them"
+
+
+def test_names_may_be_as_long_as_the_system_allows(tmp_path: Path) -> None:
+    target = tmp_path / ("ü" * 125 + ".txt")  # 254 bytes
+    write_together({target: b"new"})
+    assert target.read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "inside"),
+    [("linux", "XDG_CACHE_HOME", "minisam"), ("win32", "LOCALAPPDATA", "minisam/cache"),
+     ("darwin", "", "Library/Caches/minisam"), ("linux", "", ".cache/minisam"),
+     ("win32", "", "AppData/Local/minisam/cache"), ("linux", "MINISAM_CACHE", "")],
+)  # fmt: skip
+def test_where_caches_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, variable: str, inside: str
+) -> None:
+    for name in ("MINISAM_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    if variable:
+        monkeypatch.setenv(variable, str(tmp_path))
+    assert cache_dir() == tmp_path / inside

@@ -13,7 +13,7 @@ from PIL import Image
 
 from minisam.cli.many import FORMATS as OFFERED
 from minisam.errors import MinisamError
-from minisam.exports import FORMATS, export
+from minisam.exports import FORMATS, export, replacing
 from minisam.formats import (
     coco_annotations,
     colour,
@@ -169,3 +169,38 @@ def test_files_of_no_masks() -> None:
     np.testing.assert_array_equal(
         np.asarray(Image.open(io.BytesIO(files["_everything.png"]))), PHOTO
     )
+
+
+def test_a_label_map_of_256_masks_needs_16_bits() -> None:
+    for count, dtype in ((255, np.uint8), (256, np.uint16)):
+        labels = label_map(np.tile(SMALL, (count, 1, 1)))
+        assert labels.dtype == dtype and labels.max() == count
+
+
+def test_coco_has_the_photos_height_and_width() -> None:
+    data = coco_annotations([{"file_name": "a.jpg", "size": (60, 80), "masks": [BIG]}])
+    assert data["images"] == [{"id": 1, "file_name": "a.jpg", "height": 60, "width": 80}]
+
+
+def test_files_of_boxes() -> None:
+    """Masks that were asked for by a box have no click and no crop."""
+    keys = RECORDS[0].keys() - {"point_coords", "crop_box"}
+    records = [{key: RECORDS[1][key] for key in keys} | {"prompt_box": [25.0, 15.0, 45.0, 35.0]}]
+    files = export(["picture", "folder"], "a.jpg", PHOTO, records)
+    painted = np.asarray(Image.open(io.BytesIO(files["_masks.png"])))
+    assert (painted[15, 25:46] == (255, 200, 0)).all(), "the box"
+    (row,) = csv.DictReader(io.StringIO(files["_masks/metadata.csv"].decode()))
+    assert (row["crop_box_w"], row["crop_box_h"], row["point_input_x"]) == ("80", "60", "")
+
+
+def test_only_masks_that_an_old_table_numbers_are_replaced(tmp_path: Path) -> None:
+    table = tmp_path / "metadata.csv"
+    table.write_text("id,area\n0,1\n7,1\nmine,1\n")
+    for name in ("0.png", "7.png", "mine.png"):
+        (tmp_path / name).write_text("old")
+    with pytest.raises(OSError), replacing([table, tmp_path / "0.png"]):
+        raise OSError("the disk is full")
+    assert len(list(tmp_path.iterdir())) == 4, "nothing was written, so nothing goes"
+    with replacing([table, tmp_path / "0.png"]):
+        pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0.png", "metadata.csv", "mine.png"]

@@ -188,3 +188,9 @@ def test_an_open_file_that_is_cut_short(tmp_path: Path) -> None:
     for source, name in ((path, "a.png"), (Image.open(path), "the image")):
         with pytest.raises(MinisamError, match=f"{name} cannot be decoded, is it cut short"):
             read_photo(source)
+
+
+def test_a_dark_picture_of_16_bits_stays_dark(tmp_path: Path) -> None:
+    path = saved(Image.fromarray(RAMP.astype(np.int32)), tmp_path / "a.ppm")
+    assert Image.open(path).mode == "I"
+    assert read_photo(path).max() == 1  # 255 of 65535

@@ -334,3 +334,18 @@ def test_device_is_the_cpu(sam: Sam) -> None:
     assert sam.device == "cpu"
     with pytest.raises(MinisamError, match="CPU only"):
         sam.to(device="cuda")
+
+
+def test_the_registrys_names_are_sizes(tiny_weights: Path) -> None:
+    for name, kind in (("default", "vit_h"), ("vit_l", "vit_l")):
+        with pytest.raises(MinisamError, match=f"is not a {kind}: .*expected"):
+            minisam.sam_model_registry[name](checkpoint=tiny_weights)
+
+
+def test_an_embedding_of_another_frame_is_refused(predictor: SamPredictor, tmp_path: Path) -> None:
+    made = SamPredictor(predictor.model)
+    made._set(predictor.features, (90, 140), (160, 256))
+    made.save_embedding(tmp_path / "e.npz")
+    with pytest.raises(MinisamError, match=r"e\.npz is damaged; make it again"):
+        made.load_embedding(tmp_path / "e.npz")
+    assert not made.is_image_set

@@ -75,3 +75,13 @@ def test_stability_by_hand() -> None:
     logits = np.array([[[2.0, 0.5, -0.5, -2.0]]], np.float32)
     assert stability_score(logits)[0] == np.float32(1 / 3)
     assert stability_score(np.full((1, 2, 2), -9, np.float32))[0] == 0
+
+
+def test_a_photo_keeps_its_shape_in_a_frame_that_is_not_square() -> None:
+    assert fit_inner((100, 100), (32, 64)) == (32, 32)
+    assert fit_inner((100, 400), (32, 64)) == (16, 64)
+    assert fit_inner((400, 100), (64, 32)) == (64, 16)
+
+
+def test_sizes_are_rounded_half_up() -> None:
+    assert fit_size((5, 32), 16) == (3, 16) and fit_size((32, 7), 16) == (16, 4)

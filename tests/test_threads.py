@@ -272,3 +272,20 @@ def test_a_workspace_is_reused_by_its_thread_only() -> None:
     assert not np.shares_memory(first, threads.workspace("other", 7, 5))
     with ThreadPoolExecutor(1) as other:
         assert not np.shares_memory(first, other.submit(threads.workspace, "test", 7, 5).result())
+
+
+def test_control_groups_from_ones_own_to_the_root(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read, lines = Path.read_text, "7:memory:/a\n4:cpu,cpuacct:/a/b\n0::/c\n"
+    here = Path("/proc/self/cgroup")
+    monkeypatch.setattr(Path, "read_text", lambda path: lines if path == here else read(path))
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path)
+    first, second = tmp_path / "cpu,cpuacct", tmp_path
+    assert list(threads._cgroup_folders()) == [
+        first / "a" / "b", first / "a", first, second / "c", second,
+    ]  # fmt: skip
+    (tmp_path / "cpu,cpuacct" / "a").mkdir(parents=True)
+    (first / "a" / "cpu.cfs_quota_us").write_text("150000\n")
+    (first / "a" / "cpu.cfs_period_us").write_text("100000\n")
+    assert threads._quota() == 1.5

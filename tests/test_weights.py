@@ -133,7 +133,7 @@ def test_a_misshapen_tensor_is_named(tensors) -> None:
 
 
 def test_pixel_constants_are_no_extra_tensors(tensors) -> None:
-    tensors["pixel_mean"] = np.zeros((3, 1, 1), np.float32)
+    tensors["pixel_mean"] = tensors["pixel_std"] = np.zeros((3, 1, 1), np.float32)
     assert build(tensors)[1] == TINY
 
 
@@ -175,3 +175,29 @@ def test_the_shipped_weights_load() -> None:
     sam = minisam.load("nano")
     assert sam.config.kind == "custom" and sam.config.masks == 4
     assert sum(x.size for _, x in flatten(sam.params)) < 13_000_000
+
+
+def test_the_decoders_heads_are_read_off_the_notes(tensors, tmp_path) -> None:
+    save_file(tensors, tmp_path / "x.safetensors", {"decoder_heads": "4"})
+    assert minisam.load(tmp_path / "x.safetensors").config.decoder_heads == 4
+    assert config_from_shapes(expected_shapes(TINY)).decoder_heads == 8
+
+
+def test_tensors_at_odd_places_are_aligned(tensors, tmp_path) -> None:
+    """Other writers than safetensors' own may not fill up the header."""
+    save_file(tensors, tmp_path / "x.safetensors")
+    data = (tmp_path / "x.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + size].rstrip()
+    header += b" " * (-len(header) % 4 + 1)
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
+    for name, x in flatten(minisam.load(path).params):
+        assert x.flags.aligned, name
+        np.testing.assert_array_equal(x, tensors[name])
+
+
+def test_a_misshapen_table_is_named(tensors) -> None:
+    tensors["image_encoder.blocks.0.attn.rel_pos_w"] = np.zeros((11, 16), np.float32)
+    with pytest.raises(MinisamError, match=r"0.attn.rel_pos_w has shape \(11, 16\).*\(11, 32\)"):
+        build(tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import minisam
 from minisam.config import expected_shapes, official_config
 from minisam.weights.__main__ import main
 from minisam.weights.meaning import MEANING, family
@@ -298,3 +300,29 @@ def test_standard_output_on_a_full_disk(arguments: list[str]) -> None:
             env=os.environ | {"PYTHONUNBUFFERED": ""})  # fmt: skip
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("minisam: error: cannot write to standard output: No space left")
+
+
+def test_published_numbers_that_agree_pass_and_others_do_not(capsys, tmp_path, monkeypatch) -> None:
+    """With a stand-in for ViT-B and its own answers: right, and then one number off."""
+    from PIL import Image
+
+    from minisam.weights import verify
+
+    save_file(recipe_tensors(TINY, 7), tmp_path / "x.safetensors")
+    Image.new("RGB", verify.PHOTO_SIZE[::-1], "grey").save(tmp_path / "car.png")
+    predictor = minisam.SamPredictor(minisam.load(tmp_path / "x.safetensors"))
+    predictor.set_image(tmp_path / "car.png")
+    _, scores, logits = predictor.predict([[820, 1080]], [1])
+    first = tuple(logits[0, 0, :3].tolist())
+    known = verify.Known(points=((820, 1080),), labels=(1,), scores=tuple(scores.tolist()),
+                         logits=first)  # fmt: skip
+    off = dataclasses.replace(known, scores=(known.scores[0] + 2e-3, *known.scores[1:]))
+    low = dataclasses.replace(known, logits=(first[0] - 2e-2, *first[1:]))
+    monkeypatch.setattr(verify, "KNOWN_KIND", "custom")
+    for table, failed in (((known,), []), ((off,), ["scores"]), ((low,), ["logits"])):
+        monkeypatch.setattr(verify, "KNOWN", table)
+        status, out, _ = run(capsys, "verify", tmp_path / "x.safetensors", tmp_path / "car.png")
+        lines = [line for line in out.splitlines() if " scores " in line or " logits " in line]
+        assert [what for what in ("scores", "logits") for line in lines
+                if line.startswith("FAILED") and f" {what} " in line] == failed  # fmt: skip
+        assert len(lines) == 2 and status == bool(failed)
