@@ -114,8 +114,8 @@ def nms(boxes: Array, scores: Array, iou_threshold: float) -> Array:
     (kept,) int64
         Indices, the best score first; of equal scores the earlier one.
 
-    As torchvision's ``ops.nms``: a box is ``x1 - x0`` wide, and two boxes without any area are
-    never duplicates.
+    As torchvision's ``ops.nms``: a box is ``x1 - x0`` wide, two boxes without any area are
+    never duplicates, and a float32 overlap is compared with the threshold in float64.
     """
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     order = np.argsort(-np.asarray(scores), kind="stable")
@@ -128,7 +128,9 @@ def nms(boxes: Array, scores: Array, iou_threshold: float) -> Array:
         high = np.minimum(boxes[order, 2:], boxes[best, 2:])
         shared = np.prod(np.maximum(high - low, 0), axis=-1)
         union = areas[best] + areas[order] - shared
-        order = order[~(shared > np.float32(iou_threshold) * union)]
+        with np.errstate(invalid="ignore"):  # 0 / 0, which is not above anything
+            overlap = shared / union
+        order = order[~(overlap.astype(np.float64) > iou_threshold)]
     return np.array(kept, np.int64)
 
 

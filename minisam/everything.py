@@ -185,8 +185,9 @@ class SamAutomaticMaskGenerator:
                              ("stability_score_offset", stability_score_offset),
                              ("box_nms_thresh", box_nms_thresh),
                              ("crop_nms_thresh", crop_nms_thresh)):  # fmt: skip
-            if np.isnan(number):  # which would switch the filter off
-                raise MinisamError(f"{name} is nan; expected a number")
+            if not isinstance(number, (int, float, np.number)) or np.isnan(number):
+                # a nan would switch the filter off
+                raise MinisamError(f"{name} is {number!r}; expected a number")
         if output_mode not in OUTPUT_MODES:
             raise MinisamError(
                 f"output_mode is {output_mode!r}; expected one of {', '.join(OUTPUT_MODES)}"
@@ -203,6 +204,7 @@ class SamAutomaticMaskGenerator:
         self.crop_n_layers = crop_n_layers
         self.crop_nms_thresh = crop_nms_thresh
         self.crop_overlap_ratio = crop_overlap_ratio
+        self.crop_n_points_downscale_factor = crop_n_points_downscale_factor
         self.min_mask_region_area = min_mask_region_area
         self.output_mode = output_mode
         self.report = Report()
@@ -220,7 +222,8 @@ class SamAutomaticMaskGenerator:
         Returns
         -------
         list of dict
-            The best predicted IoU first (with crops: smaller crops first), each with
+            The best predicted IoU first (with crops: smaller crops first; with
+            `min_mask_region_area`: those first that needed no mending), each with
 
             - "segmentation": (rows, columns) bool, or the RLE of it
             - "area": pixels of the mask
@@ -399,7 +402,10 @@ def _grids(per_side: int | None, given: Sequence[Array] | None, layers: int, shr
             )
         return layer_grids(per_side, layers, shrink)
     assert given is not None
-    grids = [np.asarray(grid, np.float64) for grid in given]
+    try:
+        grids = [np.asarray(grid, np.float64) for grid in given]
+    except (TypeError, ValueError):
+        grids = []
     if len(grids) <= layers or any(g.ndim != 2 or g.shape[1] != 2 or not len(g) for g in grids):
         raise MinisamError(
             f"point_grids needs an (n, 2) array of fractions for each of {layers + 1} layers"
@@ -410,5 +416,5 @@ def _grids(per_side: int | None, given: Sequence[Array] | None, layers: int, shr
 
 
 def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise MinisamError(f"{name} is {value}; expected {least} or more")
+    if not isinstance(value, (int, np.integer)) or value < least:
+        raise MinisamError(f"{name} is {value!r}; expected a whole number, {least} or more")

@@ -1,4 +1,4 @@
-"""The masks of one photo as files: names and contents. Who writes them is elsewhere.
+"""The masks of one photo as files: names, contents, and which old ones go when they are replaced.
 
 Records are dicts with "segmentation" (a mask or an RLE) and numbers about it, as
 SamAutomaticMaskGenerator gives them.

@@ -171,11 +171,11 @@ def window_partition(x: Array, win: int) -> tuple[Array, tuple[int, int]]:
 
     Meta's image_encoder.py `window_partition` @dca509f.
     """
-    h, w, d = x.shape
+    h, w, width = x.shape
     x = np.pad(x, ((0, -h % win), (0, -w % win), (0, 0)))
     hp, wp, _ = x.shape
-    x = x.reshape(hp // win, win, wp // win, win, d)
-    return x.transpose(0, 2, 1, 3, 4).reshape(-1, win, win, d), (hp, wp)
+    x = x.reshape(hp // win, win, wp // win, win, width)
+    return x.transpose(0, 2, 1, 3, 4).reshape(-1, win, win, width), (hp, wp)
 
 
 def window_unpartition(windows: Array, padded: tuple[int, int], grid: tuple[int, int]) -> Array:
@@ -194,9 +194,9 @@ def window_unpartition(windows: Array, padded: tuple[int, int], grid: tuple[int,
     Meta's image_encoder.py `window_unpartition` @dca509f.
     """
     hp, wp = padded
-    _, win, _, d = windows.shape
-    x = windows.reshape(hp // win, wp // win, win, win, d)
-    return x.transpose(0, 2, 1, 3, 4).reshape(hp, wp, d)[: grid[0], : grid[1]]
+    _, win, _, width = windows.shape
+    x = windows.reshape(hp // win, wp // win, win, win, width)
+    return x.transpose(0, 2, 1, 3, 4).reshape(hp, wp, width)[: grid[0], : grid[1]]
 
 
 @hot
@@ -243,8 +243,8 @@ def relative_table(table: Array, q_size: int, k_size: int) -> Array:
     Parameters
     ----------
     table : (length, d) float32
-        Row ``k_size - 1`` is distance 0. Resampled when its length is not
-        ``2 * max(q_size, k_size) - 1``.
+        Row ``max(q_size, k_size) - 1`` is distance 0 where the sizes are equal, as in every SAM.
+        Resampled when its length is not ``2 * max(q_size, k_size) - 1``.
     q_size, k_size : int
 
     Returns

@@ -126,10 +126,13 @@ def _entries(text: str) -> Iterator[Mapping[str, Any]]:
     """What the lines say, the oldest first; a line that a kill cut short says nothing."""
     for line in text.splitlines():
         try:
-            entry = json.loads(line)
-            yield {"files": [], **entry, "name": entry["name"]}
-        except (ValueError, KeyError, TypeError):
+            entry = {"files": [], **json.loads(line)}
+        except (ValueError, TypeError, RecursionError):
             continue
+        files = entry["files"]
+        named = [entry.get("name"), *files] if isinstance(files, list) else [None]
+        if all(isinstance(name, str) for name in named):
+            yield entry
 
 
 def _holds(path: Path, data: bytes) -> bool:

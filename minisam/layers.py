@@ -82,7 +82,7 @@ def erf(x: Array) -> Array:
     Returns
     -------
     (...) float32
-        In [-1, 1], off by at most 4e-7.
+        Off by at most 4e-7, and by that much it may leave [-1, 1].
     """
     x = np.clip(x, -4, 4)  # erf(4) is 1 to the last float32 bit
     xx = x * x

@@ -14,9 +14,10 @@ import numpy as np
 from . import weights
 from .config import OFFICIAL, SamConfig
 from .errors import MinisamError
+from .postprocess import MASK_THRESHOLD
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Sam:
     """Weights and hyper-parameters of one model.
 
@@ -30,14 +31,16 @@ class Sam:
         What it was loaded from, for messages.
     metadata : dict of str to str
         The file's own notes.
+    mask_threshold : float
+        A logit above it is mask.
     """
 
     params: dict[str, Any] = field(repr=False)
     config: SamConfig
     name: str
     metadata: dict[str, str] = field(default_factory=dict, repr=False)
+    mask_threshold: float = MASK_THRESHOLD
 
-    mask_threshold = 0.0
     image_format = "RGB"
 
     @cached_property

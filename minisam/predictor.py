@@ -49,7 +49,8 @@ class SamPredictor:
     input_size : (int, int)
         Rows and columns that it fills in the model's frame.
     features : (C, H, W) float32
-        The photo's embedding.
+        The photo's embedding; segment-anything's has an axis of length one before these. May be
+        set to one that was kept of the same weights, with `original_size` and `input_size`.
     """
 
     def __init__(self, sam_model: Sam) -> None:
@@ -74,7 +75,7 @@ class SamPredictor:
     def reset_image(self) -> None:
         """Forget the photo."""
         self.is_image_set = False
-        self.features: Array | None = None
+        self._features: Array | None = None
         self.original_size: tuple[int, int] = (0, 0)
         self.input_size: tuple[int, int] = (0, 0)
         self._position: Array | None = None
@@ -108,29 +109,48 @@ class SamPredictor:
         self._set(features, pixels.shape[:2], inner)
 
     def _set(self, features: Array, photo: tuple[int, int], inner: tuple[int, int]) -> None:
-        config = self.model.config
-        self.features = np.ascontiguousarray(features, np.float32)
         self.original_size = (int(photo[0]), int(photo[1]))
         self.input_size = (int(inner[0]), int(inner[1]))
-        prompt_encoder = self.model.params["prompt_encoder"]
-        self._position = dense_position(prompt_encoder, config.grid)
-        self._photo = self._prepare(encode_mask(None, prompt_encoder, config.grid))
+        self.features = features
         self.is_image_set = True
 
+    @property
+    def features(self) -> Array | None:
+        """The photo's embedding, (C, H, W) float32; None when no image is set.
+
+        May be set, to one of (1, C, H, W) as well.
+        """
+        return self._features
+
+    @features.setter
+    def features(self, features: Any) -> None:
+        config, prompt_encoder = self.model.config, self.model.params["prompt_encoder"]
+        shape = (config.prompt_width, *config.grid)
+        if np.shape(features) not in (shape, (1, *shape)):
+            raise MinisamError(f"features have shape {np.shape(features)}; expected {shape}")
+        self._features = np.ascontiguousarray(features, np.float32).reshape(shape)
+        self._position = dense_position(prompt_encoder, config.grid)
+        self._photo = self._prepare(encode_mask(None, prompt_encoder, config.grid))
+
     def _prepare(self, dense: Array, prompts_to_come: bool = True) -> Photo:
-        features, position = self._require_image()
+        features, position = self._embedding()
         return prepare(
             features, position, dense, self.model.params["mask_decoder"],
             heads=self.model.config.decoder_heads, prompts_to_come=prompts_to_come)  # fmt: skip
 
-    def _require_image(self) -> tuple[Array, Array]:
-        if self.features is None or self._position is None:
+    def _embedding(self) -> tuple[Array, Array]:
+        if self._features is None or self._position is None:
             raise MinisamError("no image is set: call set_image(...) before asking for masks")
-        return self.features, self._position
+        return self._features, self._position
+
+    def _require_image(self) -> None:
+        self._embedding()
+        if not (all(self.original_size) and all(self.input_size)):
+            raise MinisamError("features are set, original_size and input_size are not; set them")
 
     def get_image_embedding(self) -> Array:
-        """Give the photo's embedding, (1, C, H, W) float32, as segment-anything shapes it."""
-        return self._require_image()[0][None]
+        """Give a copy of the photo's embedding, (1, C, H, W) float32 as in segment-anything."""
+        return self._embedding()[0][None].copy()
 
     def save_embedding(self, path: str | os.PathLike[str]) -> None:
         """Write the photo's embedding to one ``.npz`` file, for `load_embedding`.
@@ -140,7 +160,8 @@ class SamPredictor:
         MinisamError
             No image is set, or the file cannot be written.
         """
-        features, _ = self._require_image()
+        self._require_image()
+        features, _ = self._embedding()
         file = io.BytesIO()  # on a full disk NumPy 1 would leave a broken zip open, and complain
         np.savez(
             file,
@@ -181,6 +202,7 @@ class SamPredictor:
         whole = (
             features.shape == (config.prompt_width, *config.grid) and features.dtype == np.float32
             and np.isfinite(features).all() and photo.shape == inner.shape == (2,)
+            and photo.dtype.kind == inner.dtype.kind == "i"
             and min(photo) > 0 and tuple(inner) == fit_inner(tuple(photo), config.input_size)
         )  # fmt: skip
         if not whole:
@@ -202,9 +224,9 @@ class SamPredictor:
 
         Parameters
         ----------
-        point_coords : (N, 2), optional
+        point_coords : (P, 2), optional
             xy pixels of the original photo.
-        point_labels : (N,), optional
+        point_labels : (P,), optional
             1 foreground, 0 background.
         box : (4,) or (1, 4), optional
             x0, y0, x1, y1 in pixels of the original photo.
@@ -259,10 +281,10 @@ class SamPredictor:
 
         Parameters
         ----------
-        point_coords : (B, N, 2), optional
+        point_coords : (B, P, 2), optional
             xy pixels of the original photo.
-        point_labels : (B, N), optional
-            1 foreground, 0 background, -1 padding where a prompt has fewer points than N.
+        point_labels : (B, P), optional
+            1 foreground, 0 background, -1 padding where a prompt has fewer points than P.
         boxes : (B, 4), optional
         multimask_output, return_logits : bool
             As for `predict`.
@@ -314,21 +336,21 @@ class SamPredictor:
     def attend(
         self, points: Array | None = None, labels: Array | None = None,
         boxes: Array | None = None, mask: Array | None = None,
-    ) -> Iterator[tuple[Array, Array, Array]]:  # fmt: skip
+    ) -> Iterator[tuple[Array, Array, Any]]:  # fmt: skip
         """Run prompts up to where their masks could be drawn: for those who drop some unseen.
 
         Parameters
         ----------
-        points : (B, N, 2), optional
+        points : (B, P, 2), optional
             xy pixels of the original photo. Nothing is checked here.
-        labels : (B, N), optional
+        labels : (B, P), optional
         boxes : (B, 4), optional
         mask : (1, h, w) float32, optional
 
         Yields
         ------
         mask_tokens, iou, image
-            As `minisam.mask_decoder.attend` gives them, for the next `PROMPTS_AT_ONCE` prompts or
+            As `minisam.mask_decoder.ask` gives them, for the next `PROMPTS_AT_ONCE` prompts or
             fewer. To draw them: `minisam.mask_decoder.draw_masks`.
         """
         self._require_image()

@@ -56,7 +56,7 @@ def normalise(image: Array) -> Array:
 
     Parameters
     ----------
-    image : (rows, columns, 3) uint8 or float
+    image : (rows, columns, 3) uint8 or float32
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """Points, boxes and a mask hint -> vectors that the decoder can attend to.
 
-Letters: ``B`` prompts on one image, ``N`` points of a prompt, ``T`` prompt tokens, ``C`` width,
+Letters: ``B`` prompts on one image, ``P`` points of a prompt, ``T`` prompt tokens, ``C`` width,
 ``H, W`` token grid. Coordinates are xy pixels in the model's frame (after resizing, see
 `minisam.preprocess.map_points`).
 
@@ -33,8 +33,8 @@ def encode_prompts(p: dict, *, grid: Size, input_size: Size, points: Array | Non
     grid : (H, W)
     input_size : (int, int)
         Rows and columns of the padded input in pixels.
-    points : (B, N, 2) float, optional
-    labels : (B, N) int, optional
+    points : (B, P, 2) float, optional
+    labels : (B, P) int, optional
         1 foreground, 0 background, -1 padding.
     boxes : (B, 4) float, optional
         x0, y0, x1, y1.
@@ -44,7 +44,7 @@ def encode_prompts(p: dict, *, grid: Size, input_size: Size, points: Array | Non
     Returns
     -------
     sparse : (B, T, C) float32
-        T is N, plus 1 when there are points and no box, plus 2 for a box.
+        T is P, plus 1 when there are points and no box, plus 2 for a box.
     dense : (C, H, W) float32
         Added to the image's features.
 
@@ -52,7 +52,8 @@ def encode_prompts(p: dict, *, grid: Size, input_size: Size, points: Array | Non
     """
     gaussian = p["pe_layer"]["positional_encoding_gaussian_matrix"]
     tokens = []
-    if points is not None and labels is not None:
+    if points is not None:
+        assert labels is not None, "points need labels"
         tokens.append(encode_points(points, labels, p, input_size, pad=boxes is None))
     if boxes is not None:
         tokens.append(encode_boxes(boxes, p, input_size))
@@ -83,12 +84,12 @@ def fourier_encode(xy: Array, gaussian: Array) -> Array:
 
 
 def encode_position(points: Array, p: dict, input_size: Size) -> Array:
-    """Encode the centres of the pixels that `points` fall in.
+    """Encode points, each moved by half a pixel.
 
     Parameters
     ----------
     points : (..., 2) float
-        xy pixels. 0.5 is added: pixel (0, 0) has its centre at (0.5, 0.5).
+        xy pixels. 0.5 is added: a click on pixel (0, 0) means its centre, (0.5, 0.5).
     p : dict
     input_size : (rows, columns)
 
@@ -108,8 +109,8 @@ def encode_points(points: Array, labels: Array, p: dict, input_size: Size, pad: 
 
     Parameters
     ----------
-    points : (B, N, 2) float
-    labels : (B, N) int
+    points : (B, P, 2) float
+    labels : (B, P) int
         1 foreground, 0 background, -1 padding (the position is dropped).
     p : dict
     input_size : (rows, columns)
@@ -118,7 +119,7 @@ def encode_points(points: Array, labels: Array, p: dict, input_size: Size, pad: 
 
     Returns
     -------
-    (B, N, C) float32, or (B, N + 1, C) when padded
+    (B, P, C) float32, or (B, P + 1, C) when padded
 
     Meta's prompt_encoder.py `PromptEncoder._embed_points` @dca509f.
     """

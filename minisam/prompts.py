@@ -17,9 +17,9 @@ def check_points(points: Any, labels: Any, photo: Size, ndim: int) -> tuple[Arra
 
     Parameters
     ----------
-    points : (N, 2) or (B, N, 2)
+    points : (P, 2) or (B, P, 2)
         xy pixels of the photo.
-    labels : (N,) or (B, N)
+    labels : (P,) or (B, P)
         1 foreground, 0 background, -1 padding.
     photo : (rows, columns)
     ndim : {2, 3}
@@ -35,7 +35,7 @@ def check_points(points: Any, labels: Any, photo: Size, ndim: int) -> tuple[Arra
     MinisamError
         With the reason in one line.
     """
-    wanted = "(N, 2)" if ndim == 2 else "(B, N, 2)"
+    wanted = "(P, 2)" if ndim == 2 else "(B, P, 2)"
     xy = _numbers(points, "point_coords")
     if xy.ndim != ndim or xy.shape[-1] != 2 or xy.size == 0:
         raise MinisamError(

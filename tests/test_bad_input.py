@@ -225,7 +225,7 @@ def test_bad_points_and_boxes(
         (dict(point_coords=[[1, 2]], point_labels=[2]), "must be 1 .* 0 .* or -1"),
         (dict(point_coords=[[1, 2]], point_labels=[float("nan")]), "must be 1"),
         (dict(point_coords=[1, 2], point_labels=[1]), r"point_coords has shape \(2,\)"),
-        (dict(point_coords=[[1, 2, 3]], point_labels=[1]), r"expected \(N, 2\)"),
+        (dict(point_coords=[[1, 2, 3]], point_labels=[1]), r"expected \(P, 2\)"),
         (dict(point_coords=[], point_labels=[]), "point_coords has shape"),
         (dict(point_coords=[[1, 2], [3]], point_labels=[1, 1]), "equal rows"),
         (dict(point_coords=[["a", "b"]], point_labels=[1]), "not an array of numbers"),
@@ -252,7 +252,7 @@ def test_bad_prompts_in_python(predictor: SamPredictor, prompt: dict, words: str
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        (dict(point_coords=[[1, 2]], point_labels=[1]), r"expected \(B, N, 2\)"),
+        (dict(point_coords=[[1, 2]], point_labels=[1]), r"expected \(B, P, 2\)"),
         (dict(point_coords=[[[1, 2]]], point_labels=[1]), r"point_labels has shape \(1,\)"),
         (dict(point_coords=[[[1, 2]]]), "point_coords need point_labels"),
         (dict(point_labels=[[1]]), "point_labels need point_coords"),

@@ -23,7 +23,7 @@ import minisam
 from minisam import batch
 from minisam.batch import find_here, find_masks, run
 from minisam.jobs import Found, Job, Task, name_tasks
-from minisam.journal import JOURNAL, Journal
+from minisam.journal import JOURNAL, Journal, results_in
 from minisam.prompt_file import read_prompts
 
 from .recipe import TINY, recipe_sam
@@ -123,6 +123,21 @@ def test_finished_photos_are_skipped(job: Job, photos: list[str], tmp_path: Path
     (out / "1_coco.json").unlink()
     (again,) = do(job, photos, out)
     assert again.task.photo == photos[1] and (out / "1_coco.json").exists()
+
+
+@pytest.mark.parametrize(
+    "line", ['{"name": ["a"]}', '{"name": "a", "files": null}', '{"name": "a", "files": [1]}',
+             "7", '"a"', "[" * 100_000]
+)  # fmt: skip
+def test_a_damaged_line_of_the_journal_says_nothing(
+    job: Job, photos: list[str], tmp_path: Path, line: str
+) -> None:
+    out = tmp_path / "out"
+    do(job, photos[:1], out)
+    with (out / JOURNAL).open("a") as file:
+        file.write(line + "\n")
+    assert [found.task.photo for found in do(job, photos[:2], out)] == [photos[1]]
+    assert out / "0_coco.json" in results_in(out)
 
 
 def test_resumes_after_a_kill_at_any_moment(job: Job, photos: list[str], tmp_path: Path) -> None:

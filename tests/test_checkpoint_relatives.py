@@ -73,7 +73,8 @@ def test_every_form_gives_the_same_masks(folder) -> None:
     )
     (folder / "old.pth").write_bytes(torch_file({"state_dict": tensors}, legacy=True))
     shards = write_shards(hugging_face(tensors), folder / "sharded")
-    save_file({"sam." + n: x for n, x in tensors.items()}, folder / "prefix.safetensors")
+    prefixed = {"sam." + n: x for n, x in tensors.items()}
+    save_file(prefixed | {"ema.step": np.array([7])}, folder / "prefix.safetensors")
     wanted = outputs(expected)
     for path in ("ddp.pth", "old.pth", shards, "prefix.safetensors",
                  shards / "model.safetensors.index.json"):  # fmt: skip

@@ -136,6 +136,12 @@ def test_explicit_grids() -> None:
         (dict(points_per_side=0), "points_per_side is 0"),
         (dict(points_per_side=100_000), "points_per_side is 100000"),
         (dict(points_per_batch=0), "points_per_batch is 0"),
+        (dict(points_per_batch=2.5), "points_per_batch is 2.5; expected a whole number"),
+        (dict(pred_iou_thresh="0.8"), "pred_iou_thresh is '0.8'; expected a number"),
+        (
+            dict(points_per_side=None, point_grids=[[[0.5, 0.5], [0.5]]]),
+            "point_grids needs an (n, 2) array",
+        ),
         (dict(crop_n_layers=-1), "crop_n_layers is -1"),
         (dict(crop_n_layers=2, crop_n_points_downscale_factor=2), "no points are left"),
         (dict(points_per_side=None, point_grids=[np.zeros((1, 2))], crop_n_layers=1), "2 layers"),
@@ -241,7 +247,8 @@ def slow_nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[in
             h = min(boxes[i][3], boxes[k][3]) - max(boxes[i][1], boxes[k][1])
             shared = max(w, 0) * max(h, 0)
             areas = [(boxes[n][2] - boxes[n][0]) * (boxes[n][3] - boxes[n][1]) for n in (i, k)]
-            if sum(areas) - shared > 0 and shared / (sum(areas) - shared) > threshold:
+            union = sum(areas) - shared
+            if union > 0 and float(np.float32(shared) / np.float32(union)) > threshold:
                 break
         else:
             kept.append(i)
@@ -250,7 +257,7 @@ def slow_nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[in
 
 @given(
     corners=st.lists(st.tuples(*[st.integers(0, 12)] * 4), max_size=12),
-    threshold=st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]),
+    threshold=st.sampled_from([0.0, 0.3, 0.5, 0.6, 0.7, 1.0]),
     seed=st.integers(0, 99),
 )
 def test_nms(corners: list[tuple[int, ...]], threshold: float, seed: int) -> None:
@@ -259,6 +266,20 @@ def test_nms(corners: list[tuple[int, ...]], threshold: float, seed: int) -> Non
                             np.maximum(boxes[:, :2], boxes[:, 2:])], 1)  # fmt: skip
     scores = np.random.default_rng(seed).integers(0, 4, len(boxes)) / 4  # with ties
     assert nms(boxes, scores, threshold).tolist() == slow_nms(boxes, scores, threshold)
+
+
+def test_an_overlap_as_large_as_the_threshold_is_rounded_as_in_torchvision() -> None:
+    boxes = np.array([[0, 0, 10, 1], [0, 0, 6, 1], [0, 0, 10, 2], [0, 0, 10, 20]])
+    assert nms(boxes[:2], np.array([2, 1]), 0.6).tolist() == [0]  # float32(0.6) is above 0.6
+    assert nms(boxes[2:], np.array([2, 1]), 0.1).tolist() == [0]  # and float32(0.1) above 0.1
+    assert nms(boxes[[0, 2]], np.array([2, 1]), 0.5).tolist() == [0, 1]
+
+
+def test_arguments_can_be_read_back() -> None:
+    generator = SamAutomaticMaskGenerator(recipe_sam(TINY, 1), crop_n_points_downscale_factor=2)
+    assert generator.crop_n_points_downscale_factor == 2
+    for name in inspect.signature(SamAutomaticMaskGenerator).parameters:
+        assert name in ("model", "points_per_side") or hasattr(generator, name)
 
 
 def test_reports_in_words() -> None:

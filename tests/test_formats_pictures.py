@@ -72,6 +72,7 @@ def test_overlay_draws_prompts() -> None:
     green, red, yellow = out[30, 20].astype(int), out[30, 50].astype(int), out[6, 40].astype(int)
     assert green[1] > green[0] and red[0] > red[1] and yellow[2] < 50 < yellow[0]
     assert (out[15, 60] == 100).all()
+    out[0, 0] = 0  # it is the caller's, as without prompts
 
 
 def test_colours_are_stable_and_apart() -> None:

@@ -23,7 +23,7 @@ from safetensors.numpy import save
 import minisam
 from minisam import MinisamError
 from minisam.weights.checkpoint import Checkpoint
-from minisam.weights.reader import map_safetensors
+from minisam.weights.reader import STORED, map_safetensors
 
 from .hostile_files import ANCHOR, small_tensors
 from .torch_files import Pickle, View, contiguous, torch_file, zipped
@@ -173,7 +173,9 @@ def test_2500_mutated_safetensors(mutations, keep_length: bool) -> None:
     else:
         data = mutate(SAFE, mutations)
     Path("file").write_bytes(data)
-    check(lambda: [x.read() for x in map_safetensors(Path("file"))[0].values()])
+    check(
+        lambda: [x.read() for x in map_safetensors(Path("file"))[0].values() if x.dtype in STORED]
+    )
 
 
 @settings(many, max_examples=250)

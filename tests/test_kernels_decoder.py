@@ -167,6 +167,15 @@ def test_linear(rows: int, n_in: int, n_out: int) -> None:
     assert skinny.linear(x.reshape(1, rows, n_in), weight, bias).shape == (1, rows, n_out)
 
 
+@pytest.mark.skipif(not hasattr(skinny.few_rows, "signatures"), reason="nothing is compiled")
+def test_mapped_weights_use_the_kernel_of_the_others() -> None:
+    x, weight = normal(7, 33), normal(5, 33, seed=1)
+    skinny.linear(x, weight, None)
+    weight.flags.writeable = False
+    skinny.linear(x, weight, np.broadcast_to(np.float32(1), 5))
+    assert len(skinny.few_rows.signatures) == 1
+
+
 @pytest.mark.parametrize("rows", [1, 7, 16, 17])
 @pytest.mark.parametrize("hidden", [96, 1025, 2048])  # the first is not shared out
 def test_token_mlp(rows: int, hidden: int) -> None:

@@ -255,6 +255,40 @@ def test_an_embedding_survives_the_disk(sam: Sam, predictor: SamPredictor, tmp_p
         np.testing.assert_array_equal(a, b)
 
 
+def test_features_that_were_kept_can_be_set(
+    sam: Sam, photo: np.ndarray, predictor: SamPredictor
+) -> None:
+    """As scripts for segment-anything do, which know no load_embedding."""
+    expected = predictor.predict(POINTS[:1], [1])
+    for features in (predictor.features, predictor.get_image_embedding()):
+        other = SamPredictor(sam)
+        other.set_image(photo[:60])
+        other.features = features
+        other.original_size, other.input_size = predictor.original_size, predictor.input_size
+        for got, want in zip(other.predict(POINTS[:1], [1]), expected, strict=True):
+            np.testing.assert_array_equal(got, want)
+    fresh = SamPredictor(sam)
+    with pytest.raises(MinisamError, match=r"features have shape \(3,\); expected \(256, 16, 16\)"):
+        fresh.features = np.zeros(3)
+    fresh.features = features
+    with pytest.raises(MinisamError, match="original_size and input_size are not"):
+        fresh.predict(POINTS[:1], [1])
+
+
+def test_the_embedding_that_is_given_out_is_a_copy(predictor: SamPredictor) -> None:
+    assert not np.shares_memory(predictor.get_image_embedding(), predictor.features)
+
+
+def test_the_models_threshold_can_be_set(photo: np.ndarray) -> None:
+    made = SamPredictor(recipe_sam(TINY, 7))
+    made.set_image(photo)
+    low_res, wide = made.predict(box=BOXES[0], return_logits=True)[0], made.predict(box=BOXES[0])[0]
+    made.model.mask_threshold = 0.5
+    narrow = made.predict(box=BOXES[0])[0]
+    np.testing.assert_array_equal(narrow, low_res > 0.5)
+    assert narrow.sum() < wide.sum()
+
+
 def test_an_embedding_of_other_weights_is_refused(predictor: SamPredictor, tmp_path: Path) -> None:
     predictor.save_embedding(tmp_path / "e.npz")
     other = SamPredictor(recipe_sam(TINY, 8))
@@ -284,7 +318,10 @@ def test_other_npz_and_npy_files_are_no_embedding(sam: Sam, tmp_path: Path) -> N
     strange = dict(original_size=7, input_size=[1], weights=np.array(sam.fingerprint))
     np.savez(tmp_path / "c.npz", features=np.zeros((256, 16, 16), np.float32), **strange)
     (tmp_path / "d.npz").write_bytes(b"hello")
-    for name in ("a.npy", "b.npz", "c.npz", "d.npz"):
+    for name, size in (("e", [np.inf, 5]), ("f", ["9", "9"]), ("g", [90.0, 140.0])):
+        strange |= dict(original_size=size, input_size=[165, 256])
+        np.savez(tmp_path / f"{name}.npz", features=np.zeros((256, 16, 16), np.float32), **strange)
+    for name in ("a.npy", *(f"{letter}.npz" for letter in "bcdefg")):
         with pytest.raises(MinisamError, match=name):
             SamPredictor(sam).load_embedding(tmp_path / name)
     with pytest.raises(MinisamError, match="no such file"):

@@ -160,10 +160,9 @@ def test_boxes_surround_their_object():
         normal = staticmethod(lambda size: np.zeros(size))
         random = staticmethod(lambda n: np.ones(n))
 
-    box, labels = prompts.jittered_boxes(square(), 128, NoNoise())
+    box, labels = prompts.jittered_boxes(square(), NoNoise())
     assert labels.tolist() == [[2, 3], [2, 3]]
-    # 64 px mask in a 128 px picture; edges at 2 * 20 and 2 * 41, less the half pixel added later
-    assert box[0].tolist() == [[39.5, 19.5], [81.5, 61.5]]
+    assert box[0].tolist() == [[20, 10], [40, 30]]  # first and last pixels, as evaluation asks
 
 
 def test_an_object_without_company_comes_twice():
@@ -174,6 +173,15 @@ def test_an_object_without_company_comes_twice():
     masks, owner, first = prompts.choose_objects(labels, [[], []], rng, 4)
     assert owner.tolist() == [0, 0, 1, 1, 1, 1] and first.tolist() == [0, 0, 2, 3, 4, 2]
     assert torch.equal(masks, masks[first])
+
+
+def test_a_pasted_object_does_not_crowd_out_others():
+    labels = torch.zeros(1, 64, 64, dtype=torch.int64)
+    labels[0, 10:30, 10:30] = 1
+    labels[0, 40:60, 40:60] = prompts.LAYER * 4 + 1
+    for seed in range(8):
+        masks, _, _ = prompts.choose_objects(labels, [[]], np.random.default_rng(seed), 4)
+        assert sorted(bool(m[50, 50]) for m in masks) == [False, False, True, True]
 
 
 def test_the_learning_rate_is_held_and_falls():

@@ -19,9 +19,9 @@ class Prompt:
 
     Attributes
     ----------
-    points : (N, 2) float64 or None
+    points : (P, 2) float64 or None
         xy pixels of the photo.
-    labels : (N,) int64 or None
+    labels : (P,) int64 or None
         1 foreground, 0 background.
     box : (4,) float64 or None
         x0, y0, x1, y1.

@@ -126,7 +126,7 @@ def _stability(predictor: SamPredictor, logits: Array) -> Array:
     (rows, cols), (h, w) = predictor.model.config.input_size, logits.shape[-2:]
     inner = predictor.input_size
     used_rows, used_cols = -(-inner[0] * h // rows), -(-inner[1] * w // cols)
-    return stability_score(logits[:, :used_rows, :used_cols])
+    return stability_score(logits[:, :used_rows, :used_cols], predictor.model.mask_threshold)
 
 
 class _timed:

@@ -180,4 +180,4 @@ def _draw_prompts(
                 outline=(255, 255, 255),
                 width=thickness,
             )
-    return np.asarray(picture)
+    return np.array(picture)  # one that can be written to

@@ -77,11 +77,6 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
     """
     h, w = _size(rle)
     counts = _counts(rle)
-    if counts.size and int(counts.min()) < 0:
-        raise MinisamError("RLE has a negative run length; the file is damaged")
-    covered = sum(counts.tolist())  # of Python's numbers, which do not wrap around
-    if covered != h * w:
-        raise MinisamError(f"RLE covers {covered} pixels, its size {h}x{w} has {h * w}")
     colours = np.arange(counts.size) % 2 == 1  # False, True, False, ...
     return np.repeat(colours, counts).reshape(w, h).T
 
@@ -157,16 +152,23 @@ def _size(rle: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _counts(rle: Mapping[str, Any]) -> np.ndarray:
-    """Run lengths as (n,) int64, from either form."""
+    """Run lengths as (n,) int64, from either form; together they fill the mask."""
     try:
-        counts = rle["counts"]
-        if isinstance(counts, (str, bytes)):
-            return _string_to_counts(_text(counts))
-        return np.asarray(counts, np.int64).reshape(-1)
+        given = rle["counts"]
+        if isinstance(given, (str, bytes)):
+            counts = _string_to_counts(_text(given))
+        else:
+            counts = np.asarray(given, np.int64).reshape(-1)
     except MinisamError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise MinisamError('RLE needs "counts": a list of run lengths or COCO\'s string') from error
+    if counts.size and int(counts.min()) < 0:
+        raise MinisamError("RLE has a negative run length; the file is damaged")
+    (h, w), covered = _size(rle), sum(counts.tolist())  # Python's numbers do not wrap around
+    if covered != h * w:
+        raise MinisamError(f"RLE covers {covered} pixels, its size {h}x{w} has {h * w}")
+    return counts
 
 
 def _text(counts: str | bytes) -> str:

@@ -85,7 +85,7 @@ def look_ahead(image: Array, image_position: Array, p: dict, *, heads: int) -> A
 
     blocks = []
     weight, bias = np.ones(c, np.float32), np.zeros(c, np.float32)  # before the first norm
-    constants, bases = np.zeros((0, c), np.float32), np.zeros((0, inner, c))
+    constants, bases = np.zeros((0, c), np.float32), np.zeros((0, inner, c), np.float32)
     for i, (layer, asking) in enumerate(zip(layers, askers[1:], strict=True)):
         hears = layer["cross_attn_image_to_token"]
         tells = Asked(hears["q_proj"]["weight"] * weight, by_panel(), by_panel())
@@ -93,7 +93,7 @@ def look_ahead(image: Array, image_position: Array, p: dict, *, heads: int) -> A
         constant = bias + hears["out_proj"]["bias"] if i else np.zeros(c, np.float32)
         constants = _centred(np.concatenate([constants * weight, constant[None]]))
         bases = np.concatenate([bases * weight, hears["out_proj"]["weight"].T[None]])
-        bases = _centred(bases.astype(np.float32))
+        bases = _centred(bases)
         weight, bias = vector(layer["norm4"]["weight"]), vector(layer["norm4"]["bias"])
         values = asking["v_proj"]
         blocks.append(Block(

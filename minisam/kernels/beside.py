@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import threads
 
-ENCODER = ("encoder", "matmul", "windows")  # files whose kernels are the first sign of a photo
+ENCODER = ("matmul", "windows")  # files whose kernels are the first sign of a photo
 PROMPTS = ("decoder", "drawing", "pixels", "skinny", "sweep")  # files whose kernels prompts use
 CODE = "import sys; sys.path[:] = {path!r}; from minisam.kernels import beside; beside.run()"
 ASSISTANT = "MINISAM_ASSISTANT"  # set in the other process, which must not start a third

@@ -73,8 +73,15 @@ def _few(rows: Array, weight: Array, bias: Array | None, first: int = 0) -> Arra
     bias = np.zeros(len(weight), np.float32) if bias is None else bias
     if len(bias) != len(weight):
         raise ValueError(f"a bias of {len(bias)} numbers for a weight of {len(weight)} rows")
-    few_rows(rows, np.ascontiguousarray(weight), first, bias, out)
+    few_rows(rows, _locked(weight), first, _locked(bias), out)
     return out
+
+
+def _locked(x: Array) -> Array:
+    """A read-only view: a weight out of a mapped file is one, and Numba's type for it another."""
+    x = np.ascontiguousarray(x).view()
+    x.flags.writeable = False
+    return x
 
 
 @kernel(fastmath=FASTMATH | {"reassoc"})

@@ -63,6 +63,7 @@ def arguments() -> argparse.Namespace:
     add("--ema", type=float, default=0.998)
     add("--loss-side", type=int, default=128, help="side the masks are compared at")
     add("--plain", type=float, default=Mix.plain, help="share placed as a user's photo is")
+    add("--clean", type=float, default=Mix.clean, help="share whose colours are left alone")
     add("--mosaic", type=float, default=Mix.mosaic, help="share made of four photos")
     add("--paste", type=float, default=Mix.paste, help="share with another photo's object on it")
     add(
@@ -151,11 +152,12 @@ def main() -> None:
         print(
             f"resumed {last} at step {trainer.step}, {clock.before / 60:.0f} minutes in", flush=True
         )
-    total = clock.before + seconds_to_go(args, clock.before)
     library = Library(read_index(args.data, "train"), device)
     held_out = Library([e for e in read_index(args.data, "val") if e.source == "duts"], device)
     if device.type == "cuda":
         library.decode_all(os.cpu_count() or 4)
+    clock.started = time.time()  # what came before was no training
+    total = clock.before + seconds_to_go(args, clock.before)
 
     def stop(*_: object) -> None:
         trainer.stopping.set()
@@ -167,7 +169,7 @@ def main() -> None:
         with trainer.lock:
             trainer.write({"val_click_iou": round(score, 4)})
 
-    mix = Mix(args.plain, args.mosaic, args.paste, parse_shares(args.shares))
+    mix = Mix(args.plain, args.clean, args.mosaic, args.paste, parse_shares(args.shares))
     workers = [
         threading.Thread(target=trainer.work, args=(i, library, mix), daemon=True)
         for i in range(args.workers)

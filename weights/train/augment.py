@@ -28,6 +28,7 @@ class Mix:
     """How often which composition is drawn."""
 
     plain: float = 0.4  # placed as at inference; else cropped and scaled
+    clean: float = 0.0  # with the colours left alone
     mosaic: float = 0.2
     paste: float = 0.4
     shares: tuple[tuple[str, float], ...] = (
@@ -74,7 +75,7 @@ def sample(
 
     Returns colours (n, 3, side, side) float, labels (n, side, side) int64 and where the photo lies
     (n, side, side) bool. Colours are read at twice the resolution and averaged, which keeps
-    photos shrunk up to threefold free of aliasing.
+    photos shrunk up to threefold free of aliasing; those shrunk more, at four times.
     """
     n, device = len(photos), photos.device
     # the same matrices between coordinates that run from -1 to 1, as grid_sample wants them
@@ -86,12 +87,13 @@ def sample(
         grid = F.affine_grid(theta[rows], [len(rows), 3, fine * side, fine * side], False)
         return F.grid_sample(photos[rows].float(), grid, "bilinear", "border", False)
 
-    shrinks = matrices[:, :, :2].square().sum(1).amax(1) > 2
+    shrink = matrices[:, :, :2].square().sum(1).amax(1).sqrt()
+    finer = 1 + (shrink > 1.4).long() + 2 * (shrink > 3)  # 1, 2 or 4
     colours = torch.empty(n, 3, side, side, device=device)
-    for fine, rows in ((1, (~shrinks).nonzero()[:, 0]), (2, shrinks.nonzero()[:, 0])):
+    for fine in (1, 2, 4):
+        rows = (finer == fine).nonzero()[:, 0]
         if len(rows):
-            warped = warp(rows, fine)
-            colours[rows] = F.avg_pool2d(warped, 2) if fine == 2 else warped
+            colours[rows] = F.avg_pool2d(warp(rows, fine), fine)
     grid = F.affine_grid(theta, [n, 1, side, side], False)
     labels = F.grid_sample(maps[:, None].float(), grid, "nearest", "zeros", False)[:, 0].long()
     limit = (2 * sizes.flip(1) / CANVAS - 1)[:, None, None]  # w, h
@@ -154,7 +156,10 @@ def compose(
             if whole:
                 wholes[b].append(layer)
     paste(library, rng, colours, labels, filled, mix)
-    return torch.where(filled[:, None], distort(colours, rng), mean), labels, wholes
+    distorted = distort(colours, rng)
+    left_alone = some(rng, n, mix.clean, device)
+    distorted[left_alone] = colours[left_alone]
+    return torch.where(filled[:, None], distorted, mean), labels, wholes
 
 
 def paste(

@@ -35,7 +35,7 @@ def iou(logits: Tensor, target: Tensor) -> Tensor:
 def prompt_loss(
     logits: Tensor, scores: Tensor, target: Tensor, one_point: bool
 ) -> tuple[Tensor, Tensor]:
-    """Loss of one round and the IoU of all masks (P, M).
+    """Loss of one round (P,) and the IoU of all masks (P, M).
 
     logits (P, 4, h, w) low-res, scores (P, 4), target (P, 1, R, R) in [0, 1] at the size the
     loss is taken at. With one point the best of masks 1 to 3 counts in full and mask 0 half, so
@@ -49,4 +49,4 @@ def prompt_loss(
     mask = best + 0.5 * each[:, 0] if one_point else each[:, 0] + 0.5 * best
     with torch.no_grad():
         real = iou(logits, target)
-    return (mask + IOU * F.mse_loss(scores, real, reduction="none").mean(1)).mean(), real
+    return mask + IOU * F.mse_loss(scores, real, reduction="none").mean(1), real

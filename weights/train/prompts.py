@@ -16,25 +16,28 @@ def choose_objects(
     """Masks (P, side, side) bool, the picture of each (P,), and its first copy (P,): up to
     `per_photo` a picture.
 
-    Every label of at least 0.04% of the picture is as likely as any other, so small things are
-    trained as often as large ones. Of photos whose labels are parts, their union is drawn as well.
-    Where there are fewer, each may come twice, to be prompted in two ways: the encoder, which costs
-    most, is then asked more often for every photo that it reads. The first copy of a mask that
-    comes once is itself.
+    Every label of at least 0.1% of the picture is as likely as any other, so small things are
+    trained as often as large ones; an object that was pasted is sure to come in half of the
+    pictures. Of photos whose labels are parts, their union is drawn as well. Where there are fewer,
+    each may come twice, to be prompted in two ways: the encoder, which costs most, is then asked
+    more often for every photo that it reads. The first copy of a mask that comes once is itself.
     """
-    smallest = 0.0004 * labels[0].numel()
+    smallest = 0.001 * labels[0].numel()
     masks, owner, first = [], [], []
     for b, lab in enumerate(labels):
         counts = lab.flatten().bincount(minlength=5 * LAYER)
         counts[::LAYER] = 0  # nothing labelled there
         ids = (counts >= smallest).nonzero()[:, 0].tolist()
+        pasted = LAYER * 4 + 1
+        lead = pasted in ids and rng.random() < 0.5
+        if lead:
+            ids.remove(pasted)
         choices = [lab == i for i in rng.permutation(ids)[:per_photo]]
         for layer in wholes[b]:
             union = (lab // LAYER == layer) & (lab % LAYER > 0)
             if rng.random() < 0.25 and union.sum() >= smallest:
                 choices.insert(0, union)
-        pasted = LAYER * 4 + 1
-        if pasted in ids and rng.random() < 0.5:
+        if lead:
             choices.insert(0, lab == pasted)
         choices = choices[:per_photo]
         places = list(range(len(masks), len(masks) + len(choices)))
@@ -90,25 +93,25 @@ def first_clicks(target: Tensor, side: int, rng: np.random.Generator) -> tuple[T
     return torch.stack([torch.zeros_like(xy), xy], 1), labels
 
 
-def jittered_boxes(target: Tensor, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Boxes: half of them exact, the others with noise of a twentieth of their size, at most 1% of
-    the side. The paper has a tenth, at most 2%, for all; a model of that sort mistrusts every edge.
+def jittered_boxes(mask: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Boxes around masks (P, side, side), from their first to their last pixels: half of them
+    exact, the others with noise of a twentieth of their size, at most 1% of the side. The paper has
+    a tenth, at most 2%, for all; a model of that sort mistrusts every edge.
     """
-    r = target.shape[-1]
+    side = mask.shape[-1]
     edges = []
     for axis in (1, 2):  # columns, then rows
-        hit = target.any(axis).float()
-        low = hit.argmax(1)
-        high = r - hit.flip(1).argmax(1)
-        edges.append(torch.stack([low, high], 1).float() * side / r)
+        hit = mask.any(axis).float()
+        low, high = hit.argmax(1), side - 1 - hit.flip(1).argmax(1)
+        edges.append(torch.stack([low, high], 1).float())
     box = torch.stack(edges, 2)  # (P, corner, xy)
     extent = (box[:, 1] - box[:, 0])[:, None]
     noise = torch.as_tensor(rng.normal(size=box.shape), dtype=torch.float32, device=box.device)
     noise = (noise * 0.05 * extent).clamp(-0.01 * side, 0.01 * side)
     exact = torch.as_tensor(rng.random(len(box)) < 0.5, device=box.device)
     box = torch.where(exact[:, None, None], box, box + noise)
-    labels = torch.tensor([[2, 3]], device=target.device).expand(len(box), 2)
-    return box.clamp(0, side) - 0.5, labels
+    labels = torch.tensor([[2, 3]], device=mask.device).expand(len(box), 2)
+    return box.clamp(0, side - 1), labels
 
 
 def corrective_clicks(

@@ -16,9 +16,16 @@ from .model import Sam
 
 
 def rounds(
-    model: Sam, embedding: Tensor, target: Tensor, kind: str, rng: np.random.Generator
+    model: Sam,
+    embedding: Tensor,
+    masks: Tensor,
+    target: Tensor,
+    kind: str,
+    rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """First prompt and corrective clicks on P objects: loss, first IoU (P,), last IoU (P,).
+    """First prompt and corrective clicks on P objects: loss, first IoU and last IoU, each (P,).
+
+    `target` (P, 1, R, R) is `masks` (P, side, side) at the size that the loss is taken at.
 
     A click is put into the larger error of the last mask, whose logits are the next mask hint. (The
     paper draws it from all that is wrong.) Gradients flow in the first and in the last round only,
@@ -27,8 +34,10 @@ def rounds(
     side, low_res = model.config.side, model.config.low_res
     r = target.shape[-1]
     hard = target[:, 0] >= 0.5
-    first = prompts.first_clicks if kind == "point" else prompts.jittered_boxes
-    xy, labels = first(hard, side, rng)
+    if kind == "point":
+        xy, labels = prompts.first_clicks(hard, side, rng)
+    else:
+        xy, labels = prompts.jittered_boxes(masks, rng)
     logits, scores = model.decode(embedding, xy, labels)
     logits, scores = logits.float(), scores.float()
     loss, real = prompt_loss(logits, scores, target, one_point=kind == "point")
@@ -45,7 +54,9 @@ def rounds(
         new_xy, new_labels = prompts.corrective_clicks(full[:, 0], hard, side, rng)
         xy, labels = torch.cat([xy, new_xy], 1), torch.cat([labels, new_labels], 1)
         last = n == extra - 1
-        with torch.set_grad_enabled(last):
+        # a weight cast without gradients must not be found by the round that has them
+        cast = torch.autocast(embedding.device.type, torch.bfloat16, cache_enabled=last)
+        with torch.set_grad_enabled(last), cast:
             mask = None if last and rng.random() < 0.15 else hint[:, None]
             logits, scores = model.decode(embedding, xy, labels, mask)
             logits, scores = logits.float(), scores.float()
@@ -72,9 +83,12 @@ def train_step(
     by_click = torch.as_tensor(rng.random(len(target)) < 0.5, device=target.device)
     again = first_copy != torch.arange(len(target), device=target.device)
     by_click = by_click[first_copy] ^ again
-    target, owner, by_click = target[keep], owner[keep], by_click[keep]
+    masks, target, owner, by_click = masks[keep], target[keep], owner[keep], by_click[keep]
     if not len(target):
         return {}
+    # a photo with many parts counts more than one with a single object, but not as many times more
+    weight = owner.bincount()[owner].float().rsqrt()
+    weight = weight / weight.sum()
     out: dict[str, Tensor] = {}
     with torch.autocast(colours.device.type, torch.bfloat16):
         embedding = model.embed(colours)
@@ -82,8 +96,10 @@ def train_step(
         for kind, rows in (("point", by_click), ("box", ~by_click)):
             if not bool(rows.any()):
                 continue
-            loss, first, last = rounds(model, embedding[owner[rows]], target[rows], kind, rng)
-            losses.append(loss * rows.sum() / len(rows))
+            loss, first, last = rounds(
+                model, embedding[owner[rows]], masks[rows], target[rows], kind, rng
+            )
+            losses.append((loss * weight[rows]).sum())
             refined.append(last)
             out["click_iou" if kind == "point" else "box_iou"] = first.mean()
     total = torch.stack(losses).sum()
