@@ -429,3 +429,10 @@ def test_a_run_stops_on_time_and_resumes(archives, tmp_path, monkeypatch, capsys
     assert draw([rows]).size == (900, 420)
     held = torch.load(out / "held.pt", weights_only=False)
     assert held["step"] <= second["step"]
+    on, larger = ["--out", str(tmp_path / "on")], ["--side", "128", "--init", str(out / "held.pt")]
+    monkeypatch.setattr("sys.argv", [*command, "0.001", *on, *larger])
+    main()
+    third = torch.load(tmp_path / "on" / "last.pt", weights_only=False)
+    steps = [int(state["step"]) for state in third["optimizer"]["state"].values()]
+    assert max(steps) == held["step"] + third["step"], "the optimizer's state was taken up"
+    assert min(steps) == third["step"], "that of a resized table was not"

@@ -41,7 +41,11 @@ def arguments() -> argparse.Namespace:
         help="folder with duts0.zip ... coco.zip (default: $MINISAM_TRAIN_DATA or ./data)",
     )
     add("--out", type=Path, required=True, help="folder of this run: checkpoints and log")
-    add("--init", type=Path, help="start from these weights (.safetensors or a run's last.pt)")
+    add(
+        "--init",
+        type=Path,
+        help="start from these weights: .safetensors, or a run's .pt, with its optimizer's state",
+    )
     add("--side", type=int, default=512, help="input side in pixels")
     add("--window", type=int, default=14, help="window of the local blocks, in tokens")
     add("--hours", type=float, default=8.0, help="training time, summed over resumed runs")
@@ -147,6 +151,8 @@ def main() -> None:
     last = args.out / "last.pt"
     clock = Clock()
     trainer = Trainer(build(args).to(device), args, lambda: clock.seconds)
+    if not last.exists() and args.init and args.init.suffix == ".pt":
+        trainer.take_moments(args.init)
     if last.exists():
         clock.before = trainer.restore(last)
         print(

@@ -45,6 +45,11 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     return torch.load(path, map_location="cpu", weights_only=False)["ema"]
 
 
+def load_optimizer(path: Path) -> dict[str, Any]:
+    """The optimizer's state of a checkpoint of ours."""
+    return torch.load(path, map_location="cpu", weights_only=False, mmap=True)["optimizer"]
+
+
 def export(state: dict[str, Tensor], path: Path, notes: dict[str, str]) -> None:
     """Write weights as float16 with Meta's names; `notes` go into the header."""
     small = {k: v.detach().half().contiguous() for k, v in state.items()}

@@ -63,7 +63,7 @@ def resize_tables(state: dict[str, Tensor], side: int, window: int) -> dict[str,
     """The same weights for another input side and window: position tables interpolated.
 
     The absolute table is resized bicubically over the grid, the relative ones linearly along
-    their length, so that an offset keeps its meaning as a fraction of the photo.
+    their length, which is twice the window or the grid, less one.
     """
     config = config_of(state)
     grid = side // config.patch

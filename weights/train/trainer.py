@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .augment import Mix
-from .checkpoint import load_run, save_run
+from .checkpoint import load_optimizer, load_run, save_run
 from .library import Library
 from .model import Sam
 from .step import train_step
@@ -68,8 +68,8 @@ class Trainer:
 
     On a busy CPU one worker with two threads waits at every operation for its slower half.
     Two workers of one thread each never wait: each computes gradients on its own copy of the
-    weights and applies them to the shared ones (asynchronous SGD; a gradient is one step old
-    at most).
+    weights and applies them to the shared ones (asynchronous SGD; a gradient is one step old,
+    seldom two).
     """
 
     def __init__(
@@ -102,6 +102,14 @@ class Trainer:
         self.step, self.photos = run["step"], run["photos"]
         self.mark = time.time(), self.photos
         return float(run["seconds"])
+
+    def take_moments(self, path: Path) -> None:
+        """Start with the optimizer's averages of another run, but for tables of another size."""
+        moments = load_optimizer(path)["state"]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for i, p in enumerate(parameters):
+            if i in moments and moments[i]["exp_avg"].shape == p.shape:
+                self.optimizer.state[p] = {k: v.to(p.device) for k, v in moments[i].items()}
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; workers wait at their next update meanwhile."""
