@@ -67,14 +67,35 @@ def look_ahead(image: Array, image_position: Array, p: dict, *, heads: int) -> A
     """Twin of `minisam.mask_decoder.look_ahead`."""
     if len(image) != 1:
         return None
+    ahead = _of_weights(p, len(image[0]), heads)
+    first, width = p["transformer"]["layers"][0]["cross_attn_token_to_image"], ahead.drawn.shape[-1]
+    draws = flat_weight(p["output_upscaling"][0]["weight"]) * ahead.blocks[-1].weight
+
+    def task(tile: int) -> None:
+        rows = ahead.tiles[tile]
+        x, position = np.zeros((2, image.shape[2], width), np.float32)
+        x[:, : rows.stop - rows.start] = image[0, rows].T
+        position[:, : rows.stop - rows.start] = image_position[rows].T
+        still = x + position
+        _lay(_project(first["k_proj"], still), ahead.first[0][tile])
+        ahead.first[1][tile] = _project(first["v_proj"], x)
+        _go_through_blocks(x, position, still, ahead.blocks, p["transformer"]["layers"], tile)
+        ahead.x[rows] = x[:, : rows.stop - rows.start].T
+        np.matmul(draws, x, out=ahead.drawn[tile])
+
+    threads.parallel(task, range(len(ahead.tiles)))
+    return ahead
+
+
+def _of_weights(p: dict, n: int, heads: int) -> Ahead:
+    """What follows from the weights alone; room for what follows from a photo of n tokens."""
     layers = p["transformer"]["layers"]
-    askers = [layer["cross_attn_token_to_image"] for layer in layers]
+    askers = [layer["cross_attn_token_to_image"] for layer in layers[1:]]
     askers.append(p["transformer"]["final_attn_token_to_image"])
-    cut = tiles(image.shape[1])
+    cut = tiles(n)
     panels = -(-cut[0].stop // PANEL)
     width = panels * PANEL + LANES
-    c = image.shape[2]
-    inner = len(askers[0]["k_proj"]["weight"])
+    inner, c = askers[0]["k_proj"]["weight"].shape
     wide = flat_weight(p["output_upscaling"][0]["weight"])
 
     def room(*rows: int) -> Array:
@@ -86,14 +107,13 @@ def look_ahead(image: Array, image_position: Array, p: dict, *, heads: int) -> A
     blocks = []
     weight, bias = np.ones(c, np.float32), np.zeros(c, np.float32)  # before the first norm
     constants, bases = np.zeros((0, c), np.float32), np.zeros((0, inner, c), np.float32)
-    for i, (layer, asking) in enumerate(zip(layers, askers[1:], strict=True)):
+    for i, (layer, asking) in enumerate(zip(layers, askers, strict=True)):
         hears = layer["cross_attn_image_to_token"]
         tells = Asked(hears["q_proj"]["weight"] * weight, by_panel(), by_panel())
         # of the first block x takes the bias in; of later ones it comes with that of the norm
         constant = bias + hears["out_proj"]["bias"] if i else np.zeros(c, np.float32)
         constants = _centred(np.concatenate([constants * weight, constant[None]]))
-        bases = np.concatenate([bases * weight, hears["out_proj"]["weight"].T[None]])
-        bases = _centred(bases)
+        bases = _centred(np.concatenate([bases * weight, hears["out_proj"]["weight"].T[None]]))
         weight, bias = vector(layer["norm4"]["weight"]), vector(layer["norm4"]["bias"])
         values = asking["v_proj"]
         blocks.append(Block(
@@ -103,43 +123,33 @@ def look_ahead(image: Array, image_position: Array, p: dict, *, heads: int) -> A
             values=room(inner), values_bias=values["weight"] @ bias + values["bias"],
             asking=asking,
         ))  # fmt: skip
-    scaled_wide = wide * weight
-    ahead = Ahead(
-        np.empty((image.shape[1], c), np.float32), heads, cut, (by_panel(), room(inner)), blocks,
-        drawn=room(len(wide)), drawn_constants=constants @ scaled_wide.T,
-        drawn_bases=bases @ scaled_wide.T, drawn_bias=wide @ bias,
+    return Ahead(
+        np.empty((n, c), np.float32), heads, cut, (by_panel(), room(inner)), blocks,
+        drawn=room(len(wide)), drawn_constants=constants @ (wide * weight).T,
+        drawn_bases=bases @ (wide * weight).T, drawn_bias=wide @ bias,
     )  # fmt: skip
 
-    def task(tile: int) -> None:
-        rows = cut[tile]
-        x, position = np.zeros((2, c, width), np.float32)
-        x[:, : rows.stop - rows.start] = image[0, rows].T
-        position[:, : rows.stop - rows.start] = image_position[rows].T
-        still = x + position
-        _lay(_project(askers[0]["k_proj"], still), ahead.first[0][tile])
-        ahead.first[1][tile] = _project(askers[0]["v_proj"], x)
-        for i, (layer, block) in enumerate(zip(layers, blocks, strict=True)):
-            hears = layer["cross_attn_image_to_token"]
-            _lay(block.tells.weight @ x, block.tells.moving[tile])
-            _lay(_project(hears["q_proj"], still), block.tells.still[tile])
-            if i:
-                x *= blocks[i - 1].weight[:, None]
-            else:
-                x += hears["out_proj"]["bias"][:, None]
-            x -= x.mean(axis=0)
-            np.einsum("cn,cn->n", x, x, out=block.squares[tile])
-            np.matmul(block.constants, x, out=block.known[tile])
-            for base, overlaps in zip(block.bases, block.overlaps[tile], strict=True):
-                _lay(base @ x, overlaps)
-            still = position + layer["norm4"]["bias"][:, None]
-            _lay(block.asks.weight @ x, block.asks.moving[tile])
-            _lay(block.asking["k_proj"]["weight"] @ still, block.asks.still[tile])
-            np.matmul(block.asking["v_proj"]["weight"] * block.weight, x, out=block.values[tile])
-        ahead.x[rows] = x[:, : rows.stop - rows.start].T
-        np.matmul(scaled_wide, x, out=ahead.drawn[tile])
 
-    threads.parallel(task, range(len(cut)))
-    return ahead
+def _go_through_blocks(x: Array, position: Array, still: Array, blocks: list[Block],
+                       layers: list[dict], tile: int) -> None:  # fmt: skip
+    """Fill one tile of every block; x (C, width) becomes that of the last, without its norm."""
+    for i, (layer, block) in enumerate(zip(layers, blocks, strict=True)):
+        hears = layer["cross_attn_image_to_token"]
+        _lay(block.tells.weight @ x, block.tells.moving[tile])
+        _lay(_project(hears["q_proj"], still), block.tells.still[tile])
+        if i:
+            x *= blocks[i - 1].weight[:, None]
+        else:
+            x += hears["out_proj"]["bias"][:, None]
+        x -= x.mean(axis=0)
+        np.einsum("cn,cn->n", x, x, out=block.squares[tile])
+        np.matmul(block.constants, x, out=block.known[tile])
+        for base, overlaps in zip(block.bases, block.overlaps[tile], strict=True):
+            _lay(base @ x, overlaps)
+        still = position + layer["norm4"]["bias"][:, None]
+        _lay(block.asks.weight @ x, block.asks.moving[tile])
+        _lay(block.asking["k_proj"]["weight"] @ still, block.asks.still[tile])
+        np.matmul(block.asking["v_proj"]["weight"] * block.weight, x, out=block.values[tile])
 
 
 def _centred(x: Array) -> Array:
