@@ -36,12 +36,10 @@ def find_masks(task: Task, job: Job, sam: Sam, progress: Progress | None = None)
     """Do one task. A photo that cannot be used gives a `Found` with a failure, no exception."""
     start = time.perf_counter()
     try:
-        pixels = read_photo(task.photo)
-    except MinisamError as error:  # which names it
-        return Found(task, failure=str(error))
-    except MemoryError:
-        return Found(task, failure=f"{task.photo}: not enough memory for this photo")
-    try:
+        try:
+            pixels = read_photo(task.photo)
+        except MinisamError as error:  # which names it
+            return Found(task, failure=str(error))
         note = advice = ""
         if task.boxes is None:
             generator = SamAutomaticMaskGenerator(

@@ -243,8 +243,8 @@ def relative_table(table: Array, q_size: int, k_size: int) -> Array:
     Parameters
     ----------
     table : (length, d) float32
-        Row ``max(q_size, k_size) - 1`` is distance 0 where the sizes are equal, as in every SAM.
-        Resampled when its length is not ``2 * max(q_size, k_size) - 1``.
+        Where the sizes are equal, as in every SAM, row ``k_size - 1`` is distance 0. Resampled
+        when its length is not ``2 * max(q_size, k_size) - 1``.
     q_size, k_size : int
 
     Returns

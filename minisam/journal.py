@@ -129,9 +129,8 @@ def _entries(text: str) -> Iterator[Mapping[str, Any]]:
             entry = {"files": [], **json.loads(line)}
         except (ValueError, TypeError, RecursionError):
             continue
-        files = entry["files"]
-        named = [entry.get("name"), *files] if isinstance(files, list) else [None]
-        if all(isinstance(name, str) for name in named):
+        name, files = entry.get("name"), entry["files"]
+        if isinstance(files, list) and all(isinstance(x, str) for x in (name, *files)):
             yield entry
 
 

@@ -75,15 +75,14 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
     MinisamError
         The RLE is malformed, or its runs do not fill the mask.
     """
-    h, w = _size(rle)
-    counts = _counts(rle)
+    h, w, counts = _read(rle)
     colours = np.arange(counts.size) % 2 == 1  # False, True, False, ...
     return np.repeat(colours, counts).reshape(w, h).T
 
 
 def rle_area(rle: Mapping[str, Any]) -> int:
     """Number of foreground pixels, without decoding the mask."""
-    return int(_counts(rle)[1::2].sum())
+    return int(_read(rle)[2][1::2].sum())
 
 
 def rle_bbox(rle: Mapping[str, Any]) -> list[int]:
@@ -91,8 +90,8 @@ def rle_bbox(rle: Mapping[str, Any]) -> list[int]:
 
     ``[0, 0, 0, 0]`` for an empty mask.
     """
-    h, _ = _size(rle)
-    ends = np.cumsum(_counts(rle))
+    h, _, counts = _read(rle)
+    ends = np.cumsum(counts)
     stops = ends[1::2]  # of the foreground runs, in column-major order
     starts = ends[0::2][: len(stops)]
     filled = stops > starts
@@ -110,14 +109,16 @@ def rle_bbox(rle: Mapping[str, Any]) -> list[int]:
 def compress_rle(rle: Mapping[str, Any]) -> RLE:
     """The same RLE with `counts` as COCO's string (for JSON files; about a quarter of the size)."""
     counts = rle.get("counts")
-    if not isinstance(counts, (str, bytes)):
-        counts = _counts_to_string(_counts(rle))
-    return {"size": list(_size(rle)), "counts": _text(counts)}
+    if isinstance(counts, (str, bytes)):
+        return {"size": list(_size(rle)), "counts": _text(counts)}
+    h, w, lengths = _read(rle)
+    return {"size": [h, w], "counts": _counts_to_string(lengths)}
 
 
 def uncompress_rle(rle: Mapping[str, Any]) -> RLE:
     """The same RLE with `counts` as a list of run lengths."""
-    return {"size": list(_size(rle)), "counts": _counts(rle).tolist()}
+    h, w, counts = _read(rle)
+    return {"size": [h, w], "counts": counts.tolist()}
 
 
 def as_mask(segmentation: np.ndarray | Mapping[str, Any]) -> np.ndarray:
@@ -151,8 +152,9 @@ def _size(rle: Mapping[str, Any]) -> tuple[int, int]:
     return h, w
 
 
-def _counts(rle: Mapping[str, Any]) -> np.ndarray:
-    """Run lengths as (n,) int64, from either form; together they fill the mask."""
+def _read(rle: Mapping[str, Any]) -> tuple[int, int, np.ndarray]:
+    """Height, width and, from either form, the run lengths (n,) int64 that fill such a mask."""
+    h, w = _size(rle)
     try:
         given = rle["counts"]
         if isinstance(given, (str, bytes)):
@@ -165,10 +167,10 @@ def _counts(rle: Mapping[str, Any]) -> np.ndarray:
         raise MinisamError('RLE needs "counts": a list of run lengths or COCO\'s string') from error
     if counts.size and int(counts.min()) < 0:
         raise MinisamError("RLE has a negative run length; the file is damaged")
-    (h, w), covered = _size(rle), sum(counts.tolist())  # Python's numbers do not wrap around
+    covered = sum(counts.tolist())  # of Python's numbers, which do not wrap around
     if covered != h * w:
         raise MinisamError(f"RLE covers {covered} pixels, its size {h}x{w} has {h * w}")
-    return counts
+    return h, w, counts
 
 
 def _text(counts: str | bytes) -> str:

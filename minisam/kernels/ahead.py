@@ -53,7 +53,8 @@ class Ahead(NamedTuple):
     tiles: list[slice]
     first: tuple[Array, Array]  # of the first attention: keys in panels, values as in a `Block`
     blocks: list[Block]
-    drawn: Array  # (tiles, O, width): x through the first transposed convolution
+    draws: Array  # (O, C): the first transposed convolution, and the last norm's weight before it
+    drawn: Array  # (tiles, O, width): x through it
     drawn_constants: Array  # (blocks, O)
     drawn_bases: Array  # (blocks, heads * d, O)
     drawn_bias: Array  # (O,)
@@ -69,7 +70,6 @@ def look_ahead(image: Array, image_position: Array, p: dict, *, heads: int) -> A
         return None
     ahead = _of_weights(p, len(image[0]), heads)
     first, width = p["transformer"]["layers"][0]["cross_attn_token_to_image"], ahead.drawn.shape[-1]
-    draws = flat_weight(p["output_upscaling"][0]["weight"]) * ahead.blocks[-1].weight
 
     def task(tile: int) -> None:
         rows = ahead.tiles[tile]
@@ -81,7 +81,7 @@ def look_ahead(image: Array, image_position: Array, p: dict, *, heads: int) -> A
         ahead.first[1][tile] = _project(first["v_proj"], x)
         _go_through_blocks(x, position, still, ahead.blocks, p["transformer"]["layers"], tile)
         ahead.x[rows] = x[:, : rows.stop - rows.start].T
-        np.matmul(draws, x, out=ahead.drawn[tile])
+        np.matmul(ahead.draws, x, out=ahead.drawn[tile])
 
     threads.parallel(task, range(len(ahead.tiles)))
     return ahead
@@ -123,10 +123,11 @@ def _of_weights(p: dict, n: int, heads: int) -> Ahead:
             values=room(inner), values_bias=values["weight"] @ bias + values["bias"],
             asking=asking,
         ))  # fmt: skip
+    draws = wide * weight
     return Ahead(
-        np.empty((n, c), np.float32), heads, cut, (by_panel(), room(inner)), blocks,
-        drawn=room(len(wide)), drawn_constants=constants @ (wide * weight).T,
-        drawn_bases=bases @ (wide * weight).T, drawn_bias=wide @ bias,
+        np.empty((n, c), np.float32), heads, cut, (by_panel(), room(inner)), blocks, draws,
+        drawn=room(len(wide)), drawn_constants=constants @ draws.T, drawn_bases=bases @ draws.T,
+        drawn_bias=wide @ bias,
     )  # fmt: skip
 
 

@@ -151,13 +151,13 @@ def main() -> None:
     last = args.out / "last.pt"
     clock = Clock()
     trainer = Trainer(build(args).to(device), args, lambda: clock.seconds)
-    if not last.exists() and args.init and args.init.suffix == ".pt":
-        trainer.take_moments(args.init)
     if last.exists():
         clock.before = trainer.restore(last)
         print(
             f"resumed {last} at step {trainer.step}, {clock.before / 60:.0f} minutes in", flush=True
         )
+    elif args.init and args.init.suffix == ".pt":
+        trainer.take_moments(args.init)
     library = Library(read_index(args.data, "train"), device)
     held_out = Library([e for e in read_index(args.data, "val") if e.source == "duts"], device)
     if device.type == "cuda":

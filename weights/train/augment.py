@@ -21,6 +21,7 @@ from .data import CANVAS
 from .library import Library
 
 LAYER = 4096  # label id of a picture = LAYER * layer + label in its photo
+PASTED = 4 * LAYER + 1  # label id of a pasted object, over four photos at most
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def paste(
     alpha = torch.minimum(alpha * 1.5, torch.ones_like(alpha)) * inside[:, None]
     at = torch.as_tensor(pictures[kept], device=device)
     colours[at] = alpha * c + (1 - alpha) * colours[at]
-    labels[at] = torch.where(mask > 0, LAYER * 4 + 1, labels[at])
+    labels[at] = torch.where(mask > 0, PASTED, labels[at])
     filled[at] |= mask > 0
 
 

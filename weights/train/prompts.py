@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .augment import LAYER
+from .augment import LAYER, PASTED
 
 
 def choose_objects(
@@ -28,17 +28,16 @@ def choose_objects(
         counts = lab.flatten().bincount(minlength=5 * LAYER)
         counts[::LAYER] = 0  # nothing labelled there
         ids = (counts >= smallest).nonzero()[:, 0].tolist()
-        pasted = LAYER * 4 + 1
-        lead = pasted in ids and rng.random() < 0.5
+        lead = PASTED in ids and rng.random() < 0.5
         if lead:
-            ids.remove(pasted)
+            ids.remove(PASTED)
         choices = [lab == i for i in rng.permutation(ids)[:per_photo]]
         for layer in wholes[b]:
             union = (lab // LAYER == layer) & (lab % LAYER > 0)
             if rng.random() < 0.25 and union.sum() >= smallest:
                 choices.insert(0, union)
         if lead:
-            choices.insert(0, lab == pasted)
+            choices.insert(0, lab == PASTED)
         choices = choices[:per_photo]
         places = list(range(len(masks), len(masks) + len(choices)))
         choices, places = (2 * choices)[:per_photo], (2 * places)[:per_photo]
