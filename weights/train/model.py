@@ -48,8 +48,9 @@ class RelPosAttention(nn.Module):
     """Self-attention over an (H, W) map with decomposed relative position.
 
     The two bias terms are folded into longer queries and keys: with ``q' = [q, rel_h, rel_w]`` and
-    ``k' = [k * scale, one-hot row, one-hot column]``, ``q' @ k'.T`` is exactly the biased score,
-    so PyTorch's fused attention can be used although it takes no trainable bias.
+    ``k' = [k * scale, one-hot row, one-hot column]``, ``q' @ k'.T`` is exactly the biased score.
+    So no bias of the size of the scores is ever written, nor summed up again on the way back, and
+    PyTorch's fused attention can be used although it takes no trainable bias.
     """
 
     def __init__(self, dim: int, heads: int, extent: int) -> None:
@@ -67,39 +68,29 @@ class RelPosAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, D) -> (B, H, W, D), with H = W = extent."""
-        # on a CPU plain matrix products are faster
-        attend = self.plain if x.device.type == "cpu" else self.fused
-        out = attend(*self.project(x))
+        q, k, v = self.project(x)
+        if x.device.type == "cpu":  # there, plain matrix products are faster
+            out = (q @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
+        else:
+            wide = F.pad(v, (0, 2 * self.extent))
+            out = F.scaled_dot_product_attention(q, k, wide, scale=1.0)[..., : v.shape[-1]]
         return self.proj(out.transpose(1, 2).reshape(x.shape))
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Queries, keys, values (B, heads, N, d); biases by key row and key column
-        (B, heads, H, W, H)."""
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Longer queries and keys (B, heads, N, d + 2H), values (B, heads, N, d)."""
         h = self.extent
         qkv = self.qkv(x).reshape(len(x), h * h, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         q_map = q.unflatten(2, (h, h))
         rel_h = torch.einsum("bmhwd,hkd->bmhwk", q_map, self.rel_pos_h[self.offset].to(q.dtype))
         rel_w = torch.einsum("bmhwd,wkd->bmhwk", q_map, self.rel_pos_w[self.offset].to(q.dtype))
-        return q, k, v, rel_h, rel_w
-
-    def plain(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-        """Attention with the bias written out: (B, heads, N, d)."""
-        bias = rel_h[..., :, None] + rel_w[..., None, :]  # (B, heads, H, W, H, W)
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias.flatten(4, 5).flatten(2, 3)
-        return scores.softmax(-1).to(v.dtype) @ v
-
-    def fused(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-        """The same with the bias folded into longer queries and keys."""
         rel = torch.cat([rel_h, rel_w], -1).flatten(2, 3).to(q.dtype)
         where = self.where.to(k.dtype).expand(*k.shape[:2], -1, -1)
-        out = F.scaled_dot_product_attention(
+        return (
             torch.cat([q, rel], -1),
             torch.cat([k * q.shape[-1] ** -0.5, where], -1),
-            F.pad(v, (0, 2 * self.extent)),
-            scale=1.0,
+            v,
         )
-        return out[..., : v.shape[-1]]
 
 
 class Block(nn.Module):
@@ -305,6 +296,15 @@ class ReluMlp(nn.Module):
         return self.layers[-1](x)
 
 
+def fourfold(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """Every pixel becomes 2x2: with stride 2 that transposed convolution is a linear layer.
+
+    (..., C) -> (..., 4, C'). Four times as fast there and back on a CPU as the convolution.
+    """
+    weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4 C', C)
+    return F.linear(x, weight, layer.bias.repeat(4)).unflatten(-1, (4, -1))
+
+
 class MaskDecoder(nn.Module):
     """Prompts on an embedding -> four masks and their predicted IoU."""
 
@@ -330,14 +330,27 @@ class MaskDecoder(nn.Module):
         h, w = image.shape[-2:]
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], 1)  # (P, T, C)
-        flat = (image + dense).flatten(2).transpose(1, 2)  # (P, N, C)
-        tokens, flat = self.transformer(tokens, flat, image_pe.flatten(2).transpose(1, 2))
-        up = self.output_upscaling(flat.transpose(1, 2).unflatten(2, (h, w)))
+        # in the precision that the encoder ends with: half the bytes to move under autocast
+        flat, places = (
+            x.to(image.dtype).flatten(2).transpose(1, 2).contiguous()  # (P or 1, N, C)
+            for x in (image + dense, image_pe)
+        )
+        tokens, flat = self.transformer(tokens, flat, places)
+        up = self.upscale(flat)
         weights = torch.stack(
-            [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], 1
-        )  # (P, M, C/8)
-        logits = (weights @ up.flatten(2)).unflatten(2, up.shape[-2:])
+            [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], 2
+        )  # (P, C/8, M)
+        logits = (up @ weights).reshape(len(up), h, w, 2, 2, 2, 2, -1)
+        logits = logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(len(up), -1, 4 * h, 4 * w)
         return logits, self.iou_prediction_head(tokens[:, 0])
+
+    def upscale(self, image: Tensor) -> Tensor:
+        """(P, N, C) -> (P, 16 N, C/8): the sixteen pixels of a token after another, since only the
+        masks made of them need to be put in their places."""
+        first, norm, act, second, last = self.output_upscaling
+        x = fourfold(first, image)
+        x = act(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, 1e-6))
+        return last(fourfold(second, x)).flatten(1, 3)
 
 
 class Sam(nn.Module):

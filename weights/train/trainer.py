@@ -51,11 +51,16 @@ def learning_rate(args: argparse.Namespace, step: int, progress: float) -> float
     )
 
 
+def is_free(name: str, p: Tensor) -> bool:
+    """Whether a parameter is left without weight decay: biases, norms, embeddings and tables."""
+    return p.ndim < 2 or TABLE.search(name) is not None
+
+
 def optimizer_for(model: Sam, args: argparse.Namespace) -> torch.optim.AdamW:
-    """No weight decay on biases, norms, embeddings and position tables."""
+    """AdamW with weight decay on what is not `is_free`."""
     decayed, free = [], []
     for name, p in model.named_parameters():
-        (free if p.ndim < 2 or TABLE.search(name) else decayed).append(p)
+        (free if is_free(name, p) else decayed).append(p)
     groups = [
         {"params": decayed, "weight_decay": args.decay},
         {"params": free, "weight_decay": 0.0},
