@@ -377,6 +377,26 @@ def test_baselines_segment_what_is_easy(evaluate):
         assert result.clicks[1] > (0.15 if name == "disc" else 0.95), name
 
 
+def test_the_cards_tables_come_from_the_results(evaluate):
+    """Every number of two tables and of the calibrations is replaced, and nothing else."""
+    from weights.train.card import CARD, refreshed
+
+    def results(source, value):
+        clicks = dict.fromkeys((1, 2, 3, 5), value)
+        scores = [0.4, 0.5, 0.6]
+        return [evaluate.Result(source, 0.1, clicks, value, value, scores, [0.1, 0.1, value])] * 4
+
+    card = CARD.read_text()
+    new = refreshed(card, results("duts", 0.111), results("coco", 0.222))
+    assert "| duts           |       4 |   0.111 |" in new
+    assert "| all                 |       4 |   0.222 |" in new
+    assert "chosen mask 0.111, best of three 0.111" in new
+    assert "chosen mask 0.222, best of three 0.222" in new
+    assert refreshed(new, results("duts", 0.111), results("coco", 0.222)) == new
+    assert new.split("\n## Data")[1] == card.split("\n## Data")[1]
+    assert new.split("\n| DUTS val")[0] == card.split("\n| DUTS val")[0]
+
+
 # ------------------------------------------------------------------ a whole run
 
 

@@ -1,7 +1,8 @@
 """Training and judging of the nano weights, apart from the model that users run.
 
 Needs the ``train`` extra (PyTorch, SciPy, OpenCV). Commands: ``python -m weights.train``,
-``weights.train.evaluate``, ``weights.train.export``, ``weights.train.curve``.
+``weights.train.evaluate``, ``weights.train.export``, ``weights.train.card`` and
+``weights.train.curve``.
 """
 
 from __future__ import annotations
