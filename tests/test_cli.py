@@ -390,6 +390,15 @@ sys.exit(main())
     assert new_files(folder) == []
 
 
+def test_a_program_that_calls_main_keeps_its_signals(cli: Cli) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert cli("photo.png").code == 2
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_reader_that_has_seen_enough(folder: Path, tiny_weights: Path) -> None:
     ours, theirs = os.pipe()
     os.close(ours)

@@ -19,7 +19,8 @@ def printing() -> Iterator[None]:
     """Surround a program that prints, so that a closed pipe or a full disk gives no traceback.
 
     A program that is told to end (SIGTERM, or SIGHUP where the terminal goes) ends as by Ctrl-C:
-    its temporary files go.
+    its temporary files go. Who calls it from a program finds that program's own ways unchanged
+    afterwards.
 
     Raises
     ------
@@ -28,7 +29,7 @@ def printing() -> Iterator[None]:
         line is said: the block raised a MinisamError, a file could not be used (an OSError that
         nothing else turned into words), or what was printed does not fit on a disk.
     """
-    _let_kill_clean_up()
+    handled = _let_kill_clean_up()
     if sys.stderr is None:  # closed by who started us; print() would take standard output instead
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the end
     for stream in (sys.stdout, sys.stderr):
@@ -48,15 +49,22 @@ def printing() -> Iterator[None]:
         where = f": {error.filename}" if error.filename else ""
         print(f"minisam: error: {error.strerror or error}{where}", file=sys.stderr)
         raise SystemExit(BAD_INPUT) from None
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _let_kill_clean_up() -> None:
+def _let_kill_clean_up() -> list[int]:
+    """Handle the signals that nobody handles yet, and return them."""
+    handled: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        return
+        return handled
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
             signal.signal(number, lambda got, _: sys.exit(128 + got))
+            handled.append(number)
+    return handled
 
 
 def say(text: str, end: str = "\n") -> None:
