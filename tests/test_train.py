@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="training needs the `train` extra (P
 import torch.nn.functional as F  # noqa: E402
 
 from minisam import weights as minisam_weights  # noqa: E402
+from minisam.errors import MinisamError  # noqa: E402
 from weights.train import prompts  # noqa: E402
 from weights.train.augment import jpeg, sample  # noqa: E402
 from weights.train.checkpoint import export, header_of, load_run, load_weights, save_run  # noqa: E402
@@ -88,6 +89,8 @@ def test_folded_relative_position_is_exact():
     bias = (rows[..., :, None] + columns[..., None, :]).flatten(4).flatten(2, 3)
     expected = q[..., :d] @ k[..., :d].transpose(-1, -2) + bias
     torch.testing.assert_close(q @ k.transpose(-1, -2), expected, rtol=1e-4, atol=1e-4)
+    on_gpu, on_cpu = (attention.attend(q, k, v, fused) for fused in (True, False))
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_in_bfloat16_point_where_those_in_float32_do():
@@ -128,6 +131,27 @@ def test_tables_resize_there_and_back():
     torch.testing.assert_close(larger[table][middle], state[table][len(state[table]) // 2])
     same = resize_tables(state, TINY.side, TINY.window)
     assert all(torch.equal(same[k], state[k]) for k in state)
+
+
+def test_windows_as_wide_as_the_grid_cannot_be_resized_blindly():
+    """They look like global blocks, and would all become such."""
+    narrow = resize_tables(tiny_sam().state_dict(), side=96, window=6)
+    with pytest.raises(MinisamError, match="which blocks are global cannot be told"):
+        resize_tables(narrow, side=192, window=6)
+
+
+def test_the_learning_rate_falls_once_and_stays_down():
+    from types import SimpleNamespace
+
+    from weights.train.trainer import learning_rate
+
+    args = SimpleNamespace(lr=1.0, final_lr=0.1, hold=0.5, warmup=4)
+    assert [learning_rate(args, step, 0.0) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+    assert learning_rate(args, 9, 0.5) == 1
+    assert learning_rate(args, 9, 0.75) == pytest.approx(0.55)
+    assert learning_rate(args, 9, 1.0) == learning_rate(args, 9, 2.0) == pytest.approx(0.1)
+    forever = SimpleNamespace(lr=1.0, final_lr=0.0, hold=1.0, warmup=0)
+    assert learning_rate(forever, 0, 0.99) == 1
 
 
 def test_losses_know_perfect_from_opposite():
@@ -387,14 +411,17 @@ def test_the_cards_tables_come_from_the_results(evaluate):
         return [evaluate.Result(source, 0.1, clicks, value, value, scores, [0.1, 0.1, value])] * 4
 
     card = CARD.read_text()
-    new = refreshed(card, results("duts", 0.111), results("coco", 0.222))
+    found = results("coco", 0.222) + results("duts", 0.111)
+    new = refreshed(card, found)
     assert "| duts           |       4 |   0.111 |" in new
     assert "| all                 |       4 |   0.222 |" in new
     assert "chosen mask 0.111, best of three 0.111" in new
     assert "chosen mask 0.222, best of three 0.222" in new
-    assert refreshed(new, results("duts", 0.111), results("coco", 0.222)) == new
+    assert refreshed(new, found) == new
     assert new.split("\n## Data")[1] == card.split("\n## Data")[1]
     assert new.split("\n| DUTS val")[0] == card.split("\n| DUTS val")[0]
+    with pytest.raises(MinisamError, match="other sources"):
+        refreshed(card, results("duts", 0.111))
 
 
 # ------------------------------------------------------------------ a whole run
@@ -449,7 +476,6 @@ def test_held_out_photos_are_not_trained_on(archives):
 
 
 def test_no_archives_is_one_clear_line(tmp_path):
-    from minisam.errors import MinisamError
     from weights.train.data import read_index
 
     with pytest.raises(MinisamError, match="no training archives in"):
@@ -477,6 +503,8 @@ def test_a_run_stops_on_time_and_resumes(archives, tmp_path, monkeypatch, capsys
     second = torch.load(out / "last.pt", weights_only=False)
     assert "resumed" in capsys.readouterr().out
     assert second["step"] > first["step"] and second["seconds"] > first["seconds"]
+    with pytest.raises(MinisamError, match="no time left"):
+        main()
     rows = read_log(out)
     assert len(rows) >= second["step"] and float(rows[-1]["val_click_iou"]) >= 0
     assert draw([rows]).size == (900, 420)

@@ -66,7 +66,12 @@ def arguments() -> argparse.Namespace:
     add("--decay", type=float, default=0.05, help="weight decay")
     add("--ema", type=float, default=0.998)
     add("--loss-side", type=int, default=128, help="side the masks are compared at")
-    add("--plain", type=float, default=Mix.plain, help="share placed as a user's photo is")
+    add(
+        "--plain",
+        type=float,
+        default=Mix.plain,
+        help="share of the pictures that are no mosaic which is placed as a user's photo is",
+    )
     add("--clean", type=float, default=Mix.clean, help="share whose colours are left alone")
     add("--mosaic", type=float, default=Mix.mosaic, help="share made of four photos")
     add("--paste", type=float, default=Mix.paste, help="share with another photo's object on it")
@@ -164,6 +169,8 @@ def main() -> None:
         library.decode_all(os.cpu_count() or 4)
     clock.started = time.time()  # what came before was no training
     total = clock.before + seconds_to_go(args, clock.before)
+    if total <= clock.before:
+        raise MinisamError("no time left to train: give more --hours, or a later --until")
 
     def stop(*_: object) -> None:
         trainer.stopping.set()

@@ -3,7 +3,7 @@
 A picture is one photo as a user would give it (longest side = model side, padded right and
 bottom), or a random crop, or a mosaic of four; another photo's object may be pasted over it. Photos
 here have 320 px, so at side 512 an ordinary placement is blurred by enlarging; mosaics and pasted
-objects are shrunk, hence sharp, and bring the small objects that salient-object photos lack.
+objects are mostly shrunk, hence sharp, and bring the small objects that salient-object photos lack.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def sample(
     """Warp photos and label maps by `matrices` (n, 2, 3), picture pixel -> photo pixel.
 
     Returns colours (n, 3, side, side) float, labels (n, side, side) int64 and where the photo lies
-    (n, side, side) bool. Colours are read at twice the resolution and averaged, which keeps
-    photos shrunk up to threefold free of aliasing; those shrunk more, at four times.
+    (n, side, side) bool. Photos shrunk by more than 1.4 are read at twice the
+    resolution and averaged, those shrunk by more than 3 at four times, against aliasing.
     """
     n, device = len(photos), photos.device
     # the same matrices between coordinates that run from -1 to 1, as grid_sample wants them
@@ -171,7 +171,7 @@ def paste(
     filled: Tensor,
     mix: Mix,
 ) -> None:
-    """Cut objects out of other photos and put them, smaller, over some of the pictures."""
+    """Cut objects out of other photos and put them over some of the pictures, mostly smaller."""
     side, device = colours.shape[-1], colours.device
     pictures = np.flatnonzero(rng.random(len(colours)) < mix.paste)
     if not len(pictures):
@@ -193,7 +193,8 @@ def paste(
         xs = mask.any(0).nonzero()[:, 0]
         low = np.array([float(xs[0]), float(ys[0])])
         extent = np.array([float(xs[-1]) + 1, float(ys[-1]) + 1]) - low
-        # from a twentieth of the picture to half of it, but enlarged by 1.6 at most
+        # from a twentieth of the picture to half of it, but at most 1.6 times as large as a photo's
+        # ordinary placement shows it
         size = side * math.exp(rng.uniform(math.log(0.05), math.log(0.5)))
         scale = max(extent.max() / size, CANVAS / side / 1.6)
         angle = rng.normal() * 0.3
@@ -224,7 +225,7 @@ def some(rng: np.random.Generator, n: int, p: float, device: torch.device) -> Te
 
 
 def distort(colours: Tensor, rng: np.random.Generator) -> Tensor:
-    """Light, contrast, saturation, grey, blur, sharpening, noise, JPEG, each on some pictures."""
+    """Light, contrast and colours of every picture; grey, blur, sharpening, noise, JPEG on some."""
     n, _, side, _ = colours.shape
     device = colours.device
 

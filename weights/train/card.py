@@ -1,7 +1,7 @@
-"""``python -m weights.train.card DUTS.json PARTS.json``: refresh the model card's tables.
+"""``python -m weights.train.card JSON ...``: refresh the model card's tables.
 
-The two files are what ``python -m weights.train.evaluate --tools model --json FILE`` wrote for
-DUTS and for the other sources. Sentences, and the comparison with other tools, stay as they are.
+The files are what ``python -m weights.train.evaluate --tools model --json FILE`` wrote, for all
+sources or for some of them each. Sentences, and the comparison with other tools, stay as they are.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .evaluate import Result, by_source_and_size, calibration, table
 CARD = Path(__file__).parents[1] / "README.md"
 
 
-def results_of(path: Path) -> list[Result]:
+def results_of(paths: list[Path]) -> list[Result]:
     """Every object's result, clicks counted by numbers again."""
-    rows = [Result(**row) for row in json.loads(path.read_text())["model"]]
+    rows = [Result(**row) for path in paths for row in json.loads(path.read_text())["model"]]
     for row in rows:
         row.clicks = {int(n): iou for n, iou in row.clicks.items()}
     return rows
@@ -35,8 +35,12 @@ def between(text: str, start: str, end: str, new: str) -> str:
     return before + start + new + end + after
 
 
-def refreshed(card: str, duts: list[Result], parts: list[Result]) -> str:
+def refreshed(card: str, results: list[Result]) -> str:
     """The card with the tables of these results."""
+    duts = [r for r in results if r.source == "duts"]
+    parts = [r for r in results if r.source != "duts"]
+    if not (duts and parts):
+        raise MinisamError("results of DUTS and of the other sources are needed")
     one = {k: v for k, v in by_source_and_size(duts).items() if not k.startswith(("duts,", "all"))}
     for name, groups in (("DUTS val", one), ("instances and parts", by_source_and_size(parts))):
         head, body = table(groups, name).split("\n", 1)
@@ -49,10 +53,9 @@ def refreshed(card: str, duts: list[Result], parts: list[Result]) -> str:
 def main() -> None:
     """Rewrite the card."""
     parser = argparse.ArgumentParser(prog="python -m weights.train.card", description=__doc__)
-    parser.add_argument("duts", type=Path)
-    parser.add_argument("parts", type=Path)
+    parser.add_argument("json", type=Path, nargs="+")
     args = parser.parse_args()
-    card = refreshed(CARD.read_text(), results_of(args.duts), results_of(args.parts))
+    card = refreshed(CARD.read_text(), results_of(args.json))
     with write_atomic(CARD) as temporary:
         temporary.write_text(card)
 

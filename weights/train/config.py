@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from minisam.errors import MinisamError
+
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 REL_POS = re.compile(r"image_encoder\.blocks\.(\d+)\.attn\.rel_pos_[hw]$")
@@ -64,9 +66,20 @@ def resize_tables(state: dict[str, Tensor], side: int, window: int) -> dict[str,
 
     The absolute table is resized bicubically over the grid, the relative ones linearly along
     their length, which is twice the window or the grid, less one.
+
+    Raises
+    ------
+    MinisamError
+        To another side from one at which windows are as wide as the grid: which blocks look
+        everywhere can then not be told.
     """
     config = config_of(state)
     grid = side // config.patch
+    if grid != config.grid and len(config.global_blocks) == config.depth:
+        raise MinisamError(
+            f"at side {config.side} the windows of these weights are as wide as the grid: "
+            "which blocks are global cannot be told"
+        )
     out = dict(state)
     pos = state["image_encoder.pos_embed"]
     if pos.shape[1] != grid:

@@ -2,7 +2,7 @@
 
 Float16, Meta's tensor names, a header that says what the file is. `--side` and `--window` resize
 the position tables. `--scores` takes what ``python -m weights.train.evaluate --json`` wrote for
-these weights: export once without, evaluate, export again with it.
+these weights, in one file or several: export once without, evaluate, export again with it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
+
+from minisam.errors import MinisamError
 
 from .checkpoint import export, load_weights
 from .config import config_of, resize_tables
@@ -28,13 +30,15 @@ LICENCE = (
 )
 
 
-def summarise(path: Path) -> dict[str, float]:
+def summarise(paths: list[Path]) -> dict[str, float]:
     """Mean IoU on DUTS val and on the other sources' held-out objects, as the header states it."""
-    results = json.loads(path.read_text())["model"]
+    results = [r for path in paths for r in json.loads(path.read_text())["model"]]
     duts = [r for r in results if r["source"] == "duts"]
     others = [r for r in results if r["source"] != "duts"]
     scores = {}
     for name, group in (("duts val", duts), ("instances and parts", others)):
+        if not group:
+            raise MinisamError(f"--scores: no results for {name}")
         scores[f"{name}, objects"] = len(group)
         for clicks in ("1", "2", "3", "5"):
             found = [r["clicks"][clicks] for r in group]
@@ -67,7 +71,7 @@ def main() -> None:
     )
     parser.add_argument("--side", type=int, help="input side; the run's own when not given")
     parser.add_argument("--window", type=int, help="window; the run's own when not given")
-    parser.add_argument("--scores", type=Path)
+    parser.add_argument("--scores", type=Path, nargs="+", metavar="JSON")
     parser.add_argument("--training", default="", help="a sentence on how it was trained")
     args = parser.parse_args()
     notes = {

@@ -39,8 +39,8 @@ def prompt_loss(
 
     logits (P, 4, h, w) low-res, scores (P, 4), target (P, 1, R, R) in [0, 1] at the size the
     loss is taken at. With one point the best of masks 1 to 3 counts in full and mask 0 half, so
-    that asking for a single mask at the first click is sane too; with more prompts it is the
-    other way round. Scores of all four masks learn the IoU their mask really has.
+    that asking for a single mask at the first click is sane too; with a box or more prompts it is
+    the other way round. Scores of all four masks learn the IoU their mask really has.
     """
     if logits.shape[-1] != target.shape[-1]:
         logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear")

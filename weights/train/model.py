@@ -50,7 +50,7 @@ class RelPosAttention(nn.Module):
     The two bias terms are folded into longer queries and keys: with ``q' = [q, rel_h, rel_w]`` and
     ``k' = [k * scale, one-hot row, one-hot column]``, ``q' @ k'.T`` is exactly the biased score.
     So no bias of the size of the scores is ever written, nor summed up again on the way back, and
-    PyTorch's fused attention can be used although it takes no trainable bias.
+    every kernel of PyTorch's fused attention can be used, also those that take no bias.
     """
 
     def __init__(self, dim: int, heads: int, extent: int) -> None:
@@ -68,13 +68,16 @@ class RelPosAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, D) -> (B, H, W, D), with H = W = extent."""
-        q, k, v = self.project(x)
-        if x.device.type == "cpu":  # there, plain matrix products are faster
-            out = (q @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
-        else:
-            wide = F.pad(v, (0, 2 * self.extent))
-            out = F.scaled_dot_product_attention(q, k, wide, scale=1.0)[..., : v.shape[-1]]
+        # on a CPU plain matrix products are faster
+        out = self.attend(*self.project(x), fused=x.device.type != "cpu")
         return self.proj(out.transpose(1, 2).reshape(x.shape))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, fused: bool) -> Tensor:
+        """Attention of what `project` gives: (B, heads, N, d)."""
+        if not fused:
+            return (q @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
+        wide = F.pad(v, (0, 2 * self.extent))
+        return F.scaled_dot_product_attention(q, k, wide, scale=1.0)[..., : v.shape[-1]]
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Longer queries and keys (B, heads, N, d + 2H), values (B, heads, N, d)."""
@@ -297,7 +300,7 @@ class ReluMlp(nn.Module):
 
 
 def fourfold(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
-    """Every pixel becomes 2x2: with stride 2 that transposed convolution is a linear layer.
+    """Every pixel becomes 2x2: with kernel 2 and stride 2 that convolution is a linear layer.
 
     (..., C) -> (..., 4, C'). Four times as fast there and back on a CPU as the convolution.
     """
@@ -330,7 +333,7 @@ class MaskDecoder(nn.Module):
         h, w = image.shape[-2:]
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], 1)  # (P, T, C)
-        # in the precision that the encoder ends with: half the bytes to move under autocast
+        # in the precision that the encoder ends with: on a CPU bfloat16, half the bytes to move
         flat, places = (
             x.to(image.dtype).flatten(2).transpose(1, 2).contiguous()  # (P or 1, N, C)
             for x in (image + dense, image_pe)
@@ -345,7 +348,7 @@ class MaskDecoder(nn.Module):
         return logits, self.iou_prediction_head(tokens[:, 0])
 
     def upscale(self, image: Tensor) -> Tensor:
-        """(P, N, C) -> (P, 16 N, C/8): the sixteen pixels of a token after another, since only the
+        """(P, N, C) -> (P, 16 N, C/8): a token's sixteen pixels one after another, since only the
         masks made of them need to be put in their places."""
         first, norm, act, second, last = self.output_upscaling
         x = fourfold(first, image)
@@ -386,7 +389,8 @@ class Sam(nn.Module):
 
 
 def start_from_nothing(config: Config) -> Sam:
-    """Random weights: truncated normal 0.02 in the encoder, PyTorch's defaults in the rest."""
+    """Random weights: truncated normal 0.02 for the encoder's linear layers and absolute positions,
+    zeros for its relative positions, PyTorch's defaults for the rest."""
     model = Sam(config)
     for name, p in model.image_encoder.named_parameters():
         is_linear = "neck" not in name and p.ndim == 2 and "rel_pos" not in name

@@ -42,11 +42,11 @@ TABLE = re.compile(r"pos_embed$|\.rel_pos_|(_embed|_tokens?|point_embeddings\.\d
 
 def learning_rate(args: argparse.Namespace, step: int, progress: float) -> float:
     """Warm-up by steps, then held, then a cosine, by the clock."""
-    falling = max(0.0, (progress - args.hold) / (1 - args.hold))
+    falling = min(1.0, max(0.0, progress - args.hold) / max(1e-9, 1 - args.hold))
     cosine = 0.5 + 0.5 * math.cos(math.pi * falling)
     return (
         args.lr
-        * min(1.0, (step + 1) / args.warmup)
+        * min(1.0, (step + 1) / max(1, args.warmup))
         * (args.final_lr + (1 - args.final_lr) * cosine)
     )
 
