@@ -6,6 +6,7 @@ import functools
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from PIL import Image
 import minisam
 from minisam import batch
 from minisam.batch import find_here, find_masks, run
+from minisam.formats import decode_rle
 from minisam.jobs import Found, Job, Task, name_tasks
 from minisam.journal import JOURNAL, Journal, results_in
 from minisam.prompt_file import read_prompts
@@ -43,13 +45,13 @@ def photos(tmp_path: Path) -> list[str]:
     return make_photos(tmp_path / "photos", 3)
 
 
-def make_photos(folder: Path, count: int) -> list[str]:
+def make_photos(folder: Path, count: int, size: tuple[int, int] = (24, 32)) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(4)
     paths = []
     for i in range(count):
         path = folder / f"{i}.png"
-        Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(path)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
         paths.append(str(path))
     return paths
 
@@ -91,6 +93,7 @@ def test_masks_in_boxes_are_those_of_single_prompts(
     for box, record in zip(boxes, records, strict=True):
         masks, scores, _ = predictor.predict(box=box, multimask_output=False)
         assert record["predicted_iou"] == pytest.approx(float(scores[0]), abs=1e-6)
+        assert np.count_nonzero(decode_rle(record["segmentation"]) != masks[0]) <= 1
         assert abs(record["area"] - int(masks[0].sum())) <= 1
 
 
@@ -209,9 +212,10 @@ def test_a_folder_that_goes_bad_in_the_middle(job: Job, photos: list[str], tmp_p
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """What 10 photos leave behind is what 60 leave behind, to a few kilobytes a photo."""
-    photos = make_photos(tmp_path / "photos", 60)
-    job = Job("tiny", SAM.fingerprint, ("png",), KEEP_ALL)
+    """What 10 photos leave behind is what 60 leave behind, to a few kilobytes a photo, of which the
+    pixels alone have 160."""
+    photos = make_photos(tmp_path / "photos", 60, size=(200, 270))
+    job = Job("tiny", SAM.fingerprint, ("picture",), KEEP_ALL)
     journal = Journal(tmp_path / "out", job)
     find = functools.partial(find_here, job=job, sam=SAM)
     held = []
@@ -497,23 +501,33 @@ def test_bad_input_is_one_line(cli: Any, folder: Path, arguments: tuple, message
 
 @pytest.mark.slow
 def test_a_killed_run_is_resumed(folder: Path, tiny_weights: Path) -> None:
-    """As a user would: another process, killed without warning, then run again."""
+    """As a user would: another process, killed without warning in the middle, then run again."""
     make_photos(folder / "photos", 6)
+    names = [f"photos/{i}.png" for i in range(6)]
     command = [
-        sys.executable, "-m", "minisam", "photos", "--everything", *map(str, LOOSE),
+        sys.executable, "-m", "minisam", *names, "--everything", *map(str, LOOSE),
         "--format", "png,coco", "--model", str(tiny_weights), "--out",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(Path(minisam.__file__).parents[1])}
+    stuck = folder / names[3]
+    photo = stuck.read_bytes()
+    stuck.unlink()
+    os.mkfifo(stuck)  # whoever reads it waits for ever
     process = subprocess.Popen([*command, "killed"], env=environment, stdout=subprocess.DEVNULL)
     journal = folder / "killed" / JOURNAL
     patience = time.monotonic() + 120
-    while not (journal.exists() and journal.read_text()):
+    while not (journal.exists() and len(journal.read_text().splitlines()) == 3):
         assert process.poll() is None and time.monotonic() < patience
         time.sleep(0.01)
     process.kill()
-    process.wait()
-    for out in ("killed", "whole"):
-        subprocess.run([*command, out], env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert process.wait() == -signal.SIGKILL
+    stuck.unlink()
+    stuck.write_bytes(photo)
+    for out, said in (("killed", "3 of 6 photos are finished already"), ("whole", "")):
+        done = subprocess.run(
+            [*command, out], env=environment, check=True, text=True, stdout=subprocess.PIPE
+        )
+        assert said in done.stdout
     assert contents(folder / "killed") == contents(folder / "whole")
     assert len(contents(folder / "whole")) == 12
 

@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from minisam.config import config_from_shapes, expected_shapes
+from minisam.config import official_config
 from tests.bench import __main__ as bench
 from tests.bench import stages
 from tests.bench.files import config_of
@@ -44,6 +45,21 @@ def test_an_engine_that_is_missing_is_left_out(
     assert "invalid choice" in capsys.readouterr().err
 
 
+def test_the_others_go_on_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(name: str, *_: object) -> SimpleNamespace:
+        problem = "" if name == "minisam" else "no module"
+        return SimpleNamespace(name=name, problem=problem, close=lambda: None)
+
+    monkeypatch.setattr(bench, "Worker", fake)
+    found = bench.start(bench.parse(["--engines", "minisam", "OpenVINO"]), tmp_path)
+    assert [worker.name for worker in found] == ["minisam"]
+    assert "without OpenVINO: no module" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        bench.start(bench.parse(["--engines", "OpenVINO"]), tmp_path)
+
+
 def test_a_worker_that_died_is_named(tmp_path: Path) -> None:
     worker = bench.Worker("minisam", tmp_path / "nothing", 1)
     worker.process.wait(timeout=60)
@@ -65,10 +81,8 @@ def test_a_reader_that_has_seen_enough() -> None:
 
 @pytest.mark.parametrize("model", ["vit_b", "vit_l", "vit_h"])
 def test_stand_in_shapes_are_those_of_meta(model: str) -> None:
-    config = config_of(model)
-    assert config.kind == model
-    assert config_from_shapes(expected_shapes(config)) == config
-    assert model != "vit_b" or config == VIT_B
+    assert config_of(model) == official_config(model)
+    assert model != "vit_b" or config_of(model) == VIT_B
 
 
 def test_arithmetic_is_counted() -> None:

@@ -96,6 +96,7 @@ def test_a_pruned_relative_runs_with_its_widths(folder) -> None:
 def test_the_published_shapes_read_back_as_themselves(kind: str) -> None:
     config = official_config(kind)
     assert config_from_shapes(expected_shapes(config)) == config and config.kind == kind
+    assert config_from_shapes(expected_shapes(TINY)) == TINY
 
 
 def test_a_lost_shard_is_named(folder) -> None:

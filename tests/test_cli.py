@@ -63,6 +63,22 @@ assert not heavy, heavy
         assert word in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("value", "on"), [("1", True), ("yes", True), ("0", False), (" False ", False), ("", False)]
+)
+def test_plain_by_the_environment(value: str, on: bool) -> None:
+    code = "from minisam.dispatch import is_plain; print(is_plain())"
+    assert python("-c", code, env={"MINISAM_PLAIN": value}).stdout == f"{on}\n"
+
+
+def test_a_plain_run_loads_no_numba(folder: Path, tiny_weights: Path) -> None:
+    code = (
+        "from minisam.__main__ import main; main(); import sys; assert 'numba' not in sys.modules"
+    )
+    done = python("-c", code, *POINT, "--model", str(tiny_weights))
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_example_of_the_help_is_understood() -> None:
     from minisam.cli.arguments import EXAMPLES, parse
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -103,10 +104,11 @@ def test_a_place_that_cannot_be_written_does_not_matter(
 def test_a_full_disk_does_not_matter(
     sam: Sam, place: Path, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr("minisam.predictor.open", lambda *_: Full(), raising=False)
     cached, predictor = see(sam, photo(1))
     assert not cached and predictor.is_image_set
     assert list(place.iterdir()) == []

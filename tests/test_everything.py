@@ -83,15 +83,23 @@ def test_output_modes_hold_the_same_masks() -> None:
 
 
 def test_results_do_not_depend_on_batches_or_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = dict(points_per_side=3, output_mode="coco_rle", **ALL)
+    arguments = dict(points_per_side=5, output_mode="coco_rle", **ALL)
     whole = generator(**arguments).generate(PHOTO)
     monkeypatch.setattr(everything, "PIXELS_AT_ONCE", 1)
-    assert generator(points_per_batch=PROMPTS_AT_ONCE, **arguments).generate(PHOTO) == whole
+    seen: list[int] = []
+    again = generator(points_per_batch=PROMPTS_AT_ONCE, **arguments).generate(
+        PHOTO, progress=lambda report: seen.append(report.points)
+    )
+    assert again == whole
+    assert seen == [PROMPTS_AT_ONCE, 25], "after every batch"
 
 
-def test_records_are_those_of_single_prompts() -> None:
-    records = generator(**ALL).generate(PHOTO)
-    predictor = minisam.SamPredictor(SAM)
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_records_are_those_of_single_prompts(threshold: float) -> None:
+    sam = recipe_sam(TINY, 7)
+    sam.mask_threshold = threshold
+    records = SamAutomaticMaskGenerator(sam, points_per_side=2, **ALL).generate(PHOTO)
+    predictor = minisam.SamPredictor(sam)
     predictor.set_image(PHOTO)
     for record in records:
         masks, scores, _ = predictor.predict(record["point_coords"], [1])
@@ -299,12 +307,13 @@ def test_advice_names_arguments_of_the_generator() -> None:
 def test_defaults_are_segment_anythings_and_the_help_tells_them() -> None:
     of = inspect.signature(SamAutomaticMaskGenerator).parameters
     defaults = {name: p.default for name, p in of.items() if name != "model"}
-    assert defaults == dict(
+    metas = dict(
         points_per_side=32, points_per_batch=64, pred_iou_thresh=0.88, stability_score_thresh=0.95,
         stability_score_offset=1.0, box_nms_thresh=0.7, crop_n_layers=0, crop_nms_thresh=0.7,
         crop_overlap_ratio=512 / 1500, crop_n_points_downscale_factor=1, point_grids=None,
         min_mask_region_area=0, output_mode="binary_mask",
     )  # fmt: skip
+    assert list(defaults.items()) == list(metas.items()), "for who gives them by position, too"
     for name, (_, text) in GENERATOR.items():
         said = re.search(r"\(default ([\d.]+)\)", text)
         assert said and float(said[1]) == pytest.approx(defaults[name], abs=0.005), name

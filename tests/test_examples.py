@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minisam import MinisamError
+from minisam import MinisamError, SamPredictor, load
 from minisam.formats import decode_rle
 from walkthrough.examples import detector_boxes
 
@@ -23,11 +23,18 @@ def test_detector_boxes(tmp_path: Path, tiny_weights: Path) -> None:
     asked, got = json.loads(boxes.read_text()), json.loads(out.read_text())
     assert got["images"] == asked["images"] and got["categories"] == asked["categories"]
     assert [a["id"] for a in got["annotations"]] == [1, 2, 3, 4]  # the fifth is too unsure
+    predictor = SamPredictor(load(tiny_weights))
     for annotation in got["annotations"]:
         mask = decode_rle(annotation["segmentation"])
         image = asked["images"][annotation["image_id"] - 1]
-        assert mask.shape == (image["height"], image["width"])
+        height, width = image["height"], image["width"]
+        assert mask.shape == (height, width)
         assert annotation["area"] == np.count_nonzero(mask)
+        predictor.set_image(photos / image["file_name"])
+        detection = next(a for a in asked["annotations"] if a["id"] == annotation["id"])
+        box = detector_boxes.corners(detection["bbox"], (height, width))
+        alone, _, _ = predictor.predict(box=box, multimask_output=False)
+        assert np.count_nonzero(mask != alone[0]) <= 2
 
 
 def test_detector_boxes_says_what_is_wrong(tmp_path: Path) -> None:

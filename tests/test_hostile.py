@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -44,14 +45,19 @@ def said(tmp_path_factory) -> dict[str, str]:
     for kind, i in CASES:
         ending = ".index.json" if kind == "shards" else ".file"
         (folder / f"{kind} {i}{ending}").write_bytes(KINDS[kind][i][1])
-    before = {path.name for path in home.iterdir()}
+    here = home / "here"  # where CANARY would come to lie
+    here.mkdir()
+    outside = (home.parent / "evil", Path("/tmp/evil"))  # where some archives want to be unpacked
+    before = set(home.rglob("*")), [path.exists() for path in outside]
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "tests.hostile_files", str(folder), str(MEMORY)],
-        cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True, timeout=300,
+        cwd=here, env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert {path.name for path in home.iterdir()} == before, "a file appeared"
+    after = set(home.rglob("*")), [path.exists() for path in outside]
+    assert after == before, "a file appeared"
     print(f"{len(CASES)} hostile files in {time.monotonic() - started:.1f} s")
     return json.loads(done.stdout)
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisam.config import config_from_shapes, expected_shapes
 from minisam.image_encoder import (
     absolute_position,
     attention,
@@ -16,8 +15,6 @@ from minisam.image_encoder import (
     window_partition,
     window_unpartition,
 )
-
-from .recipe import TINY, VIT_B
 
 sizes = st.integers(1, 20)
 
@@ -105,8 +102,3 @@ def test_absolute_position_is_resampled_for_another_grid() -> None:
     wider = absolute_position(table, (2, 16))
     assert wider.shape == (2, 16, 1)
     assert (np.diff(wider[0, :, 0]) >= 0).all() and np.isclose(wider.mean(), 0.5)
-
-
-@pytest.mark.parametrize("config", [TINY, VIT_B], ids=["tiny", "vit_b"])
-def test_config_is_read_off_the_shapes(config) -> None:
-    assert config_from_shapes(expected_shapes(config)) == config

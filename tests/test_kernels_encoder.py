@@ -78,6 +78,23 @@ def test_layer_norm(shape: tuple[int, ...]) -> None:
         check("layer_norm", x, draw(2, shape[-1]), draw(3, shape[-1]), eps)
 
 
+@pytest.mark.parametrize("eps", [1e-6, 1e-5])
+def test_faint_tokens(eps: float) -> None:
+    """Where the variance is not far above epsilon, or nothing."""
+    x = draw(1, 50, 96, scale=1e-3)
+    x[3] = 0
+    check("layer_norm", x, draw(2, 96), draw(3, 96), eps)
+
+
+def test_faint_tokens_in_a_block() -> None:
+    p = block_weights(48, 2, 16, 60, (5, 5))
+    for x in p["attn"]["proj"].values():
+        x *= 1e-3  # so that the second norm sees faint ones as well
+    x = draw(1, 7, 11, 48, scale=1e-3)
+    x[0, 0] = 0
+    check("block", x, p, heads=2, win=5)
+
+
 def test_layer_norm_takes_any_memory_order() -> None:
     x = draw(1, 8, 6, 5).transpose(2, 0, 1)
     check("layer_norm", x, draw(2, 6)[::-1], draw(3, 6))

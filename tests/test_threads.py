@@ -36,6 +36,8 @@ def test_every_item_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
         done: list[int] = []
         threads.parallel(done.append, range(50))
         assert sorted(done) == list(range(50))
+        if count == "1":
+            assert done == list(range(50)), "in order"
     threads.parallel(done.append, [])
 
 
@@ -71,6 +73,8 @@ def test_an_error_reaches_the_caller_and_stops_the_rest(
         with pytest.raises(KeyError, match="third"):
             threads.parallel(task, range(10_000))
         assert blas_threads() == before
+    if count == "1":
+        assert begun == [0, 1, 2, 3]
     assert len(begun) < 10_000
     threads.parallel(begun.append, range(5))  # the pool still works
 
@@ -262,6 +266,7 @@ def test_blocks_cover_every_row_once(
         blocks = threads.blocks(count, most)
         assert [i for b in blocks for i in range(b.start, b.stop)] == list(range(count))
         assert all(0 < b.stop - b.start <= most for b in blocks)
+        assert len(blocks) <= max(1, -(-count // (most * int(n)))) * int(n), "no more than needed"
 
 
 def test_a_workspace_is_reused_by_its_thread_only() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the `train` extra (PyTorch)")
 import torch.nn.functional as F  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 
 from minisam import weights as minisam_weights  # noqa: E402
 from minisam.errors import MinisamError  # noqa: E402
@@ -300,8 +301,11 @@ def test_export_is_float16_with_a_header(tmp_path):
     export(model.state_dict(), tmp_path / "w.safetensors", {"date": "today"})
     notes = header_of(tmp_path / "w.safetensors")
     assert notes["date"] == "today" and '"side": 96' in notes["config"]
-    state = load_weights(tmp_path / "w.safetensors")
-    assert set(state) == set(model.state_dict())
+    stored = load_file(tmp_path / "w.safetensors")
+    assert {x.dtype for x in stored.values()} == {torch.float16}
+    assert set(stored) == set(model.state_dict())
+    for name, x in model.state_dict().items():
+        torch.testing.assert_close(stored[name].float(), x, rtol=1e-3, atol=1e-6)
 
 
 def test_a_blend_lies_between(tmp_path):
@@ -309,6 +313,25 @@ def test_a_blend_lies_between(tmp_path):
 
     mixed = blend({"a": torch.ones(2)}, {"a": torch.full((2,), 3.0)}, 0.25)
     assert mixed["a"].tolist() == [2.5, 2.5]
+
+
+def test_the_decoders_gradient_is_that_of_what_it_computes():
+    """Nothing on the way from the embedding to logits and scores is cut off."""
+    model, draw = tiny_sam(), torch.Generator().manual_seed(2)
+    pixels = torch.rand(1, 3, TINY.side, TINY.side, generator=draw) * 255
+    image = model.embed(pixels).detach().requires_grad_()
+    xy, labels = torch.tensor([[[0.0, 0], [30, 40]]]), torch.tensor([[-1, 1]])
+    pen = torch.randn(1, 4, TINY.low_res, TINY.low_res, generator=draw)
+
+    def value(x):
+        logits, scores = model.decode(x, xy, labels)
+        return (logits * pen).double().sum() + scores.double().sum()
+
+    (gradient,) = torch.autograd.grad(value(image), image)
+    step = 1e-2 * gradient / gradient.norm()
+    with torch.no_grad():
+        measured = (value(image + step) - value(image - step)) / 2
+    assert measured.item() == pytest.approx((gradient * step).sum().item(), rel=0.03)
 
 
 def test_a_learning_step_teaches(tmp_path):

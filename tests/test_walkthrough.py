@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -39,6 +40,34 @@ def named(path: Path) -> str:
 @pytest.mark.parametrize("path", chapters(), ids=named)
 def test_chapter_runs(path):
     run_chapter(path)
+
+
+def test_the_readmes_runs(tmp_path, monkeypatch, capsys):
+    """What the README shows is what comes, but for the times."""
+    import minisam.kernels  # noqa: F401  # compiled code stays in the user's cache
+    from minisam.__main__ import main
+
+    photos = tmp_path / "walkthrough" / "photos"
+    photos.mkdir(parents=True)
+    shutil.copy(CHAPTERS / "photos" / "coffee.jpg", photos)
+    monkeypatch.setenv("MINISAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def timeless(text: str) -> str:
+        return re.sub(r"\d+\.\d\d s", "# s", text)
+
+    fences = parse((ROOT / "README.md").read_text(encoding="utf-8"))
+    tables = [f.body for f in fences if f.language == "text" and "model nano" in f.body]
+    for options, table in zip(
+        ("--point 300,200", "--box 75,20,485,390 --cutout"), tables, strict=True
+    ):
+        capsys.readouterr()
+        assert main(["walkthrough/photos/coffee.jpg", *options.split()]) == 0
+        shown = re.sub(r"^\$.*\n", "", table)
+        assert not difference(timeless(capsys.readouterr().out), timeless(shown))
+    script = next(i for i, fence in enumerate(fences) if fence.language == "py")
+    exec(fences[script].body, {})
+    assert not difference(capsys.readouterr().out, fences[script + 1].body)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=named)

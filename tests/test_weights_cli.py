@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 import subprocess
@@ -24,6 +25,8 @@ from .recipe import TINY, recipe_tensors
 from .test_fetch import Server, body, item, server  # noqa: F401  (fixtures)
 from .torch_files import torch_file
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
@@ -43,11 +46,9 @@ def test_help_needs_no_numba() -> None:
         "import sys; from minisam.weights.__main__ import parser; parser().format_help(); "
         "print(sorted({'numba', 'PIL', 'llvmlite', 'safetensors.torch'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-    done = subprocess.run(
-        [sys.executable, "-m", "minisam.weights", "--help"], capture_output=True, text=True
-    )
+    ask = functools.partial(subprocess.run, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ask([sys.executable, "-c", code]).stdout.strip() == "[]"
+    done = ask([sys.executable, "-m", "minisam.weights", "--help"])
     assert done.returncode == 0
     assert all(word in done.stdout for word in ("list", "fetch", "convert", "show", "verify"))
 
@@ -282,7 +283,7 @@ def test_a_reader_that_has_seen_enough(arguments: list[str], unbuffered: str) ->
     os.close(ours)
     done = subprocess.run(
         [sys.executable, "-m", "minisam.weights", *arguments], stdout=theirs,
-        stderr=subprocess.PIPE, text=True, timeout=120,
+        stderr=subprocess.PIPE, text=True, timeout=120, cwd=ROOT,
         env=os.environ | {"PYTHONUNBUFFERED": unbuffered})  # fmt: skip
     os.close(theirs)
     assert done.stderr == ""
@@ -296,7 +297,7 @@ def test_standard_output_on_a_full_disk(arguments: list[str]) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "minisam.weights", *arguments], stdout=full,
-            stderr=subprocess.PIPE, text=True, timeout=120,
+            stderr=subprocess.PIPE, text=True, timeout=120, cwd=ROOT,
             env=os.environ | {"PYTHONUNBUFFERED": ""})  # fmt: skip
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("minisam: error: cannot write to standard output: No space left")
