@@ -13,7 +13,7 @@ import pytest
 
 from minisam.config import official_config
 from tests.bench import __main__ as bench
-from tests.bench import stages
+from tests.bench import everything, stages
 from tests.bench.files import config_of
 
 from .recipe import VIT_B
@@ -29,7 +29,7 @@ def test_our_own_rows_for_the_nano(tmp_path: Path, capsys: pytest.CaptureFixture
                 "global attention", "np.matmul"):  # fmt: skip
         assert row in out
     assert "64 prompts" not in out, "was not asked for"
-    assert (tmp_path / "nano" / "weights.safetensors").exists()
+    assert list(tmp_path.glob("nano-*/weights.safetensors"))
     table = [line for line in out.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in table)
 
@@ -99,6 +99,39 @@ def test_arithmetic_is_counted() -> None:
     # two statements of 7 tokens and 8 heads, in 1 + 6 * 8 rows
     assert prompt["upscaling and masks"] == 2 * n * (2 * 49 * 256 + 4 * 64 * 128 + 16 * 32 * 3)
     assert 0.8e9 < sum(prompt.values()) < 0.9e9
+
+
+def test_ratios_are_taken_within_runs() -> None:
+    """A slow run that hits both leaves the ratio alone."""
+    assert bench.spread([1, 10, 2], [2, 20, 5]) == "0.50 (0.40 to 0.50)"
+
+
+class Computed(SimpleNamespace):
+    """An engine whose results are given."""
+
+    def ask(self, step: str) -> None:
+        np.savez(step.split()[1], logits=self.logits, mask=self.mask)
+
+
+@pytest.mark.parametrize("wrong", ["", "logits", "no number", "mask"])
+def test_nothing_is_measured_unless_all_compute_the_same(wrong: str) -> None:
+    good = Computed(name="a", logits=np.ones((2, 3, 4, 4)), mask=np.ones((9, 9), bool))
+    other = Computed(name="b", logits=good.logits + 1e-5, mask=good.mask)
+    if wrong == "mask":
+        other.mask = ~good.mask
+    elif wrong:
+        other.logits = good.logits + (0.01 if wrong == "logits" else np.nan)
+    if not wrong:
+        bench.check([good, other])
+        return
+    with pytest.raises(SystemExit, match="b computes something else"):
+        bench.check([good, other])
+
+
+def test_everything_is_held_against_what_the_other_found() -> None:
+    assert everything.agree([0.5, 0.9], [0.5004, 0.9])
+    assert not everything.agree([0.5, 0.9], [0.5])
+    assert not everything.agree([0.5, 0.9], [0.5, 0.91])
 
 
 def test_machine_and_numbers_are_printed() -> None:

@@ -165,7 +165,12 @@ def chapter(tmp_path: Path, text: str) -> Path:
         ("```python\nx = 1\n```\n", "must be run, naive or source"),
         ("```py run\nx = 1\n```\n", "must be run, naive or source"),
         ("```python sketch\nx = 1\n```\n", "unknown fence"),
+        ("```Python\nx = 1\n```\n", "must be run, naive or source"),
         ("- a list\n  ```python\n  x = 1\n  ```\n", "must start its line"),
+        ("1. ```python\n   x = 1\n   ```\n", "must start its line"),
+        ("```python run\nx = \n```\n", "00-test.md:2: invalid syntax"),
+        ("```python run\nraise SystemExit(0)\n```\n", "SystemExit"),
+        ("```python source=minisam/gone.py::relu\n```\n", "cannot read minisam/gone.py"),
         ("```python run\nx = 1 / 0\n```\n", "ZeroDivisionError"),
         ("```python run\nprint(1)\n```\n", "no `text output` fence"),
         ("```python run\nprint(1)\n```\n\n```text output\n2\n```\n", "the chapter says 2"),
@@ -178,6 +183,13 @@ def chapter(tmp_path: Path, text: str) -> Path:
 def test_a_wrong_fence_is_caught(tmp_path, text, message):
     with pytest.raises(FenceError, match=re.escape(message)):
         run_chapter(chapter(tmp_path, text))
+
+
+@pytest.mark.parametrize("command", ["walkthrough.sync", "walkthrough.figures.__main__"])
+def test_a_mistyped_chapter_is_refused(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        import_module(command).main(["03-atention"])
+    assert left.value.code == 2 and "begins with 03-atention" in capsys.readouterr().err
 
 
 def test_write_refreshes_outputs_and_excerpts(tmp_path):

@@ -43,9 +43,11 @@ CHAPTERS = ROOT / "walkthrough"
 FENCE = re.compile(
     r"^(?P<tick>`{3,})(?P<info>[^`\n]*)\n(?P<body>.*?)^(?P=tick)[ \t]*$", re.M | re.S
 )
-HIDDEN = re.compile(r"^(?:[ \t>]+(?:`{3,}|~{3,})|~{3,})[ \t]*i?py", re.M)  # FENCE does not see it
+HIDDEN = re.compile(  # FENCE does not see it
+    r"^(?:(?:[ \t>]|[-*+][ \t]|\d+[.)][ \t])+(?:`{3,}|~{3,})|~{3,})[ \t]*i?py", re.M | re.I
+)
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
-PYTHON = {"python", "py", "python3", "pycon", "ipython"}
+PYTHON = re.compile(r"i?py", re.I)  # of whatever version, and however it is spelled
 
 
 class FenceError(AssertionError):
@@ -122,8 +124,12 @@ def excerpt(source: str, doc: bool = True) -> str:
         Keep the docstrings.
     """
     path, _, symbols = source.partition("::")
-    text = (ROOT / path).read_text(encoding="utf-8")
-    parts = [_symbol(text, ast.parse(text), s, doc, path) for s in symbols.split(",")]
+    try:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        tree = ast.parse(text)
+    except (OSError, SyntaxError) as error:
+        raise FenceError(f"cannot read {path}: {error}") from error
+    parts = [_symbol(text, tree, s, doc, path) for s in symbols.split(",")]
     return "\n\n".join(parts) + "\n"
 
 
@@ -201,7 +207,7 @@ def run_chapter(path: Path, *, write: bool = False, timings: bool = False) -> st
     with _from_root():
         for i, fence in enumerate(fences):
             where = f"{path.name}:{fence.line}"
-            if fence.language not in PYTHON:
+            if not PYTHON.match(fence.language):
                 continue
             if fence.language != "python" or not fence.words:
                 raise FenceError(f"{where}: a Python fence must be run, naive or source=...")
@@ -247,7 +253,11 @@ def _execute(fence: Fence, namespace: dict[str, Any], where: str) -> str:
     if kind not in ("run", "naive"):
         raise FenceError(f"{where}: unknown fence `python {' '.join(fence.words)}`")
     name = str(CHAPTERS / where.rpartition(":")[0])
-    tree = ast.parse(fence.body, name)
+    try:
+        tree = ast.parse(fence.body, name)
+    except SyntaxError as error:
+        line = fence.line + (error.lineno or 1) - 1
+        raise FenceError(f"{Path(name).name}:{line}: {error.msg}") from error
     ast.increment_lineno(tree, fence.line - 1)  # tracebacks show the chapter's own lines
     printed = io.StringIO()
     fast = "kernels" in fence.words
@@ -255,7 +265,7 @@ def _execute(fence: Fence, namespace: dict[str, Any], where: str) -> str:
     try:
         with contextlib.redirect_stdout(printed), plain(not fast), threads:
             exec(compile(tree, name, "exec"), namespace)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == name]
         where = f"{Path(name).name}:{lines[0] if lines else fence.line}"
         raise FenceError(f"{where}: {type(error).__name__}: {error}") from error

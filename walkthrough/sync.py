@@ -26,6 +26,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--timings", action="store_true", help="with --write: measured times too")
     args = parser.parse_args(argv)
     wanted = tuple(args.chapter)
+    if args.timings and not args.write:
+        parser.error("--timings goes with --write")
+    for start in wanted:
+        if not any(path.name.startswith(start) for path in CHAPTERS.rglob("*.md")):
+            parser.error(f"no chapter begins with {start}")
     bad = 0
     for path in chapters():
         if wanted and not path.name.startswith(wanted):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .files import read_config
+from .files import DECODER_BATCH, PROMPTS, read_config
 
 Array = np.ndarray
 
@@ -15,8 +16,12 @@ Array = np.ndarray
 class Engine:
     """A model loaded from `folder`.
 
-    `encode` and `prompt` keep what the next step needs, so that a step's time is its own.
+    `encode` and `prompt` keep what the next step needs, so that a step's time is its own. What of
+    the decoder's work does not depend on the prompt counts as `encode`, where an engine can tell.
     """
+
+    batch = 1
+    batches: tuple[int, ...] = (1,)
 
     def __init__(self, folder: Path, threads: int) -> None:
         self.folder, self.threads = folder, threads
@@ -32,8 +37,22 @@ class Engine:
         raise NotImplementedError
 
     def prompt(self, count: int) -> Array:
-        """`count` points on the encoded frame -> low-res logits (count, 3, h, w)."""
+        """`count` points on the encoded frame -> low-res logits (count, 3, h, w), in batches of
+        `batch` where that divides them."""
         raise NotImplementedError
+
+    def choose_batch(self) -> int:
+        """Take the batch, of `batches`, in which many prompts are fastest."""
+
+        def seconds(size: int) -> float:
+            self.batch = size
+            self.prompt(size)  # a first call is slower
+            start = time.perf_counter()
+            self.prompt(PROMPTS)
+            return time.perf_counter() - start
+
+        self.batch = min(self.batches, key=seconds)
+        return self.batch
 
     def mask(self) -> Array:
         """One map of low-res logits -> a mask of the photo's size, bool."""
@@ -45,7 +64,12 @@ class Engine:
 
 
 class Minisam(Engine):
-    """This package, as its predictor runs it."""
+    """This package, as its predictor runs it: many prompts in batches of its own choice."""
+
+    def choose_batch(self) -> int:
+        from minisam.predictor import PROMPTS_AT_ONCE
+
+        return PROMPTS_AT_ONCE
 
     def load(self) -> None:
         import minisam
@@ -72,7 +96,9 @@ class Minisam(Engine):
 
 
 class PyTorch(Engine):
-    """Meta's code."""
+    """Meta's code as it is, in eager mode."""
+
+    batches = (1, 4, 16, 64)
 
     def load(self) -> None:
         import torch
@@ -94,8 +120,9 @@ class PyTorch(Engine):
 
     def prompt(self, count: int) -> Array:
         with self.torch.inference_mode():
-            points, labels = map(self.torch.from_numpy, self.points(count))
-            self.logits = self.decoder(self.embedding, points, labels)
+            parts = (self.torch.from_numpy(x).split(self.batch) for x in self.points(count))
+            drawn = [self.decoder(self.embedding, *part) for part in zip(*parts, strict=True)]
+            self.logits = self.torch.cat(drawn) if len(drawn) > 1 else drawn[0]
         return self.logits.numpy()
 
     def mask(self) -> Array:
@@ -104,27 +131,38 @@ class PyTorch(Engine):
 
 
 class _Exported(Engine):
-    """An engine that runs the three ONNX files. `open` makes a function of one of them."""
+    """An engine that runs the ONNX files. `open` makes a function of one of them.
+
+    Its shapes are fixed when a file is written: there is a decoder for one prompt, as Meta exports
+    it (utils/onnx.py), and one for a batch.
+    """
+
+    batches = (1, DECODER_BATCH)
 
     def open(self, path: Path) -> Any:
         raise NotImplementedError
 
     def load(self) -> None:
-        self.encoder, self.decoder, self.masks = (
+        self.encoder, decoder, self.masks = (
             self.open(self.folder / f"{name}.onnx") for name in ("encoder", "decoder", "masks")
         )
+        self.decoders = {1: decoder}
 
     def encode(self) -> None:
         self.embedding = self.encoder(frame=self.frame[None])
 
     def prompt(self, count: int) -> Array:
-        # one prompt a run, as in Meta's exported decoder (utils/onnx.py)
-        drawn = []
-        for point, label in zip(*self.points(count), strict=True):
-            drawn.append(
-                self.decoder(embedding=self.embedding, points=point[None], labels=label[None])[0]
-            )
-        self.logits = np.stack(drawn)
+        size = 1 if count % self.batch else self.batch
+        if size not in self.decoders:
+            self.decoders[size] = self.open(self.folder / f"decoder{size}.onnx")
+        points, labels = self.points(count)
+        drawn = [
+            self.decoders[size](
+                embedding=self.embedding, points=points[i : i + size], labels=labels[i : i + size]
+            ).copy()  # an engine may use its output's memory again
+            for i in range(0, count, size)
+        ]
+        self.logits = np.concatenate(drawn) if len(drawn) > 1 else drawn[0]
         return self.logits
 
     def mask(self) -> Array:
@@ -152,7 +190,7 @@ class OpenVino(_Exported):
                     "PERFORMANCE_HINT": "LATENCY"}  # fmt: skip
         model = openvino.Core().compile_model(str(path), "CPU", settings)
         request = model.create_infer_request()
-        return lambda **inputs: request.infer(inputs)[0]
+        return lambda **inputs: request.infer(inputs, share_inputs=True, share_outputs=True)[0]
 
 
 ENGINES: dict[str, type[Engine]] = {

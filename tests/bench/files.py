@@ -8,9 +8,12 @@ counts for no engine.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import sys
 import warnings
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from tests.recipe import VIT_B, recipe_tensors
 
 PHOTO = (1200, 1800)
 PROMPTS = 64
+DECODER_BATCH = 16
 GLOBAL = {"vit_b": (2, 5, 8, 11), "vit_l": (5, 11, 17, 23), "vit_h": (7, 15, 23, 31)}
 
 
@@ -34,6 +38,18 @@ def config_of(model: str) -> SamConfig:
     windows = tuple(0 if i in GLOBAL[model] else 14 for i in range(depth))
     return replace(VIT_B, width=width, heads=heads, head_width=width // heads, mlp=4 * width,
                    windows=windows)  # fmt: skip
+
+
+def folder_for(model: str, cache: Path) -> Path:
+    """Where a model's files are kept: another folder when what they are made from has changed."""
+    here = Path(__file__)
+    sources = [here, here.with_name("meta.py"), here.parents[1] / "recipe.py"]
+    if model == "nano":
+        sources.append(Path(weights.find("nano")))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
+    with contextlib.suppress(PackageNotFoundError):
+        digest.update(version("torch").encode())
+    return cache / f"{model}-{digest.hexdigest()[:8]}"
 
 
 def make(model: str, folder: Path, peers: bool) -> None:
@@ -61,7 +77,7 @@ def make(model: str, folder: Path, peers: bool) -> None:
         export(config, folder)
     except Exception as error:  # torch and its exporter raise what they like
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        print(f"bench: no files for the other engines ({reason})", file=sys.stderr)
+        print(f"bench: not all files for the other engines ({reason})", file=sys.stderr)
 
 
 def _tensors(name_or_path: str | Path) -> dict[str, np.ndarray]:
@@ -88,7 +104,7 @@ def export(config: SamConfig, folder: Path) -> None:
     del tensors
     inputs = np.load(folder / "inputs.npz")
     frame = torch.from_numpy(inputs["frame"])[None]
-    points = torch.from_numpy(inputs["points"][:1])
+    points = torch.from_numpy(inputs["points"])
     labels = torch.ones(points.shape[:2], dtype=torch.int32)
     embedding = torch.zeros(1, config.prompt_width, *config.grid)
     logits = torch.zeros(1, 1, *config.mask_size)
@@ -105,12 +121,13 @@ def export(config: SamConfig, folder: Path) -> None:
         _write(folder / name, save)
 
     onnx("encoder.onnx", sam.image_encoder, (frame,), ["frame"])
-    onnx(
-        "decoder.onnx",
-        meta.Prompts(sam),
-        (embedding, points, labels),
-        ["embedding", "points", "labels"],
-    )
+    for name, count in (("decoder", 1), (f"decoder{DECODER_BATCH}", DECODER_BATCH)):
+        onnx(
+            f"{name}.onnx",
+            meta.Prompts(sam),
+            (embedding, points[:count], labels[:count]),
+            ["embedding", "points", "labels"],
+        )
     onnx("masks.onnx", meta.PhotoMasks(config.input_size, *sizes), (logits,), ["logits"])
 
 

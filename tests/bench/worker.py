@@ -6,6 +6,7 @@ python -m tests.bench.worker ENGINE FOLDER THREADS
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -20,8 +21,8 @@ from .engines import ENGINES, Engine
 
 def main() -> None:
     name, folder, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # whatever a library prints is not an answer
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is not an answer
 
     def answer(value: Any) -> None:
         print(json.dumps(value), file=answers, flush=True)
@@ -92,6 +93,7 @@ def stages(engine: Engine) -> dict[str, Any]:
 STEPS: dict[str, Callable[..., Any]] = {
     "encoder": lambda engine: timed(engine.encode),
     "prompts": prompts,
+    "batch": lambda engine: engine.choose_batch(),
     "mask": lambda engine: timed(engine.mask, 0.2),
     "compare": compare,
     "memory": whole_run,
