@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -424,7 +426,7 @@ def test_baselines_segment_what_is_easy(evaluate):
         assert result.clicks[1] > (0.15 if name == "disc" else 0.95), name
 
 
-def test_the_cards_tables_come_from_the_results(evaluate):
+def test_the_cards_tables_come_from_the_results(evaluate, tmp_path):
     """Every number of two tables and of the calibrations is replaced, and nothing else."""
     from weights.train.card import CARD, refreshed
 
@@ -434,17 +436,23 @@ def test_the_cards_tables_come_from_the_results(evaluate):
         return [evaluate.Result(source, 0.1, clicks, value, value, scores, [0.1, 0.1, value])] * 4
 
     card = CARD.read_text()
-    found = results("coco", 0.222) + results("duts", 0.111)
-    new = refreshed(card, found)
+    path = tmp_path / "found.json"
+
+    def saved(found):
+        path.write_text(json.dumps({"model": [asdict(r) for r in found]}))
+        return [path]
+
+    found = evaluate.read_results(saved(results("coco", 0.222) + results("duts", 0.111)))
+    new = refreshed(card, *found)
     assert "| duts           |       4 |   0.111 |" in new
     assert "| all                 |       4 |   0.222 |" in new
     assert "chosen mask 0.111, best of three 0.111" in new
     assert "chosen mask 0.222, best of three 0.222" in new
-    assert refreshed(new, found) == new
+    assert refreshed(new, *found) == new
     assert new.split("\n## Data")[1] == card.split("\n## Data")[1]
     assert new.split("\n| DUTS val")[0] == card.split("\n| DUTS val")[0]
     with pytest.raises(MinisamError, match="other sources"):
-        refreshed(card, results("duts", 0.111))
+        evaluate.read_results(saved(results("duts", 0.111)))
 
 
 # ------------------------------------------------------------------ a whole run

@@ -82,10 +82,16 @@ class Worker:
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark and print its tables."""
     args = parse(arguments)
-    if args.only == ["processes"]:
+    if args.only == ["processes"]:  # of minisam alone: no engine has to be started
         print(machine(args.threads, ["minisam"]))
+    else:
+        measure_engines(args)
+    if "processes" in args.only:
         print(processes.table(args.runs, args.threads, tell))
-        return
+
+
+def measure_engines(args: argparse.Namespace) -> None:
+    """Make what the engines read, start them, and print their tables."""
     folder = folder_for(args.model, args.cache)
     tell(f"writing the weights and the ONNX files to {folder} where they are missing")
     peers = ["for-peers"] if set(args.engines) - {"minisam"} else []
@@ -107,8 +113,6 @@ def main(arguments: list[str] | None = None) -> None:
         worker.close()
     if "memory" in args.only:
         print_memory(names, folder, args.threads)
-    if "processes" in args.only:
-        print(processes.table(args.runs, args.threads, tell))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -194,7 +198,7 @@ def take_turns(workers: list[Worker], rows: list[str], runs: int, model: str) ->
         time.sleep(PAUSE)
         rates.append(workers[0].ask("matmul"))
     names = [w.name for w in workers]
-    peers = [n for n in names if n != "minisam"] if "minisam" in names else []
+    peers = peers_of(names)
     header = [f"{model}: median (best)", *names, *(f"minisam / {n}" for n in peers)]
     table = [header]
     for row in rows:
@@ -251,11 +255,16 @@ def print_memory(names: list[str], folder: Path, threads: int) -> None:
         worker = Worker(name, folder, threads)
         peak[name] = worker.ask("memory") / 1e9
         worker.close()
-    peers = [n for n in names if n != "minisam"] if "minisam" in names else []
+    peers = peers_of(names)
     ratios = [f"{peak['minisam'] / peak[n]:.2f}" for n in peers]
     table = [["whole run", *names, *(f"minisam / {n}" for n in peers)]]
     table.append(["peak memory", *(f"{peak[n]:.2f} GB" for n in names), *ratios])
     print(markdown(table))
+
+
+def peers_of(names: list[str]) -> list[str]:
+    """The engines that minisam is divided by: none where it is not measured itself."""
+    return [n for n in names if n != "minisam"] if "minisam" in names else []
 
 
 def spread(ours: list[float], theirs: list[float]) -> str:

@@ -75,7 +75,7 @@ def timed(generator: Any, image: np.ndarray) -> dict[str, Any]:
     start, used = time.perf_counter(), time.process_time()
     records = generator.generate(image)
     return dict(
-        seconds=time.perf_counter() - start, cpu=time.process_time() - used, masks=len(records),
+        seconds=time.perf_counter() - start, cpu=time.process_time() - used,
         scores=sorted(float(record["predicted_iou"]) for record in records),
     )  # fmt: skip
 
@@ -141,7 +141,7 @@ def main() -> None:
         one = child(side, args.model, args.side, arguments, args.threads)
         found.setdefault(side, []).append(one)
         print(f"{side:10} {one['seconds']:8.1f} s ({one['cpu']:.1f} s of processors), peak "
-              f"{one['peak'] / 1e9:.2f} GB, {one['masks']} masks", flush=True)  # fmt: skip
+              f"{one['peak'] / 1e9:.2f} GB, {len(one['scores'])} masks", flush=True)  # fmt: skip
         if "note" in one:
             print(f"{'':10} {one['note']}")
     if "reference" in found:

@@ -7,23 +7,14 @@ sources or for some of them each. Sentences, and the comparison with other tools
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from minisam.errors import MinisamError
 from minisam.files import write_atomic
 
-from .evaluate import Result, by_source_and_size, calibration, table
+from .evaluate import Result, by_source_and_size, calibration, read_results, table
 
 CARD = Path(__file__).parents[1] / "README.md"
-
-
-def results_of(paths: list[Path]) -> list[Result]:
-    """Every object's result, clicks counted by numbers again."""
-    rows = [Result(**row) for path in paths for row in json.loads(path.read_text())["model"]]
-    for row in rows:
-        row.clicks = {int(n): iou for n, iou in row.clicks.items()}
-    return rows
 
 
 def between(text: str, start: str, end: str, new: str) -> str:
@@ -35,12 +26,8 @@ def between(text: str, start: str, end: str, new: str) -> str:
     return before + start + new + end + after
 
 
-def refreshed(card: str, results: list[Result]) -> str:
+def refreshed(card: str, duts: list[Result], parts: list[Result]) -> str:
     """The card with the tables of these results."""
-    duts = [r for r in results if r.source == "duts"]
-    parts = [r for r in results if r.source != "duts"]
-    if not (duts and parts):
-        raise MinisamError("results of DUTS and of the other sources are needed")
     one = {k: v for k, v in by_source_and_size(duts).items() if not k.startswith(("duts,", "all"))}
     for name, groups in (("DUTS val", one), ("instances and parts", by_source_and_size(parts))):
         head, body = table(groups, name).split("\n", 1)
@@ -55,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m weights.train.card", description=__doc__)
     parser.add_argument("json", type=Path, nargs="+")
     args = parser.parse_args()
-    card = refreshed(CARD.read_text(), results_of(args.json))
+    card = refreshed(CARD.read_text(), *read_results(args.json))
     with write_atomic(CARD) as temporary:
         temporary.write_text(card)
 

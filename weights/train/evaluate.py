@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minisam.errors import MinisamError
 from minisam.files import write_atomic
 
 from .baselines import BASELINES, Clicks
@@ -45,6 +46,24 @@ class Result:
     oracle: float = float("nan")  # best of the three masks of the first click
     scores: list[float] = field(default_factory=list)  # predicted IoU of those three
     real: list[float] = field(default_factory=list)  # their real IoU
+
+
+def read_results(paths: list[Path]) -> tuple[list[Result], list[Result]]:
+    """Results of the model that `--json` wrote: of DUTS, and of the other sources.
+
+    Raises
+    ------
+    MinisamError
+        The files have none of either.
+    """
+    rows = [Result(**row) for path in paths for row in json.loads(path.read_text())["model"]]
+    for row in rows:
+        row.clicks = {int(n): found for n, found in row.clicks.items()}  # JSON's keys are text
+    duts = [r for r in rows if r.source == "duts"]
+    others = [r for r in rows if r.source != "duts"]
+    if not (duts and others):
+        raise MinisamError("results of DUTS and of the other sources are needed")
+    return duts, others
 
 
 def iou(a: Array, b: Array) -> float:

@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from minisam.errors import MinisamError
-
 from .checkpoint import export, load_weights
 from .config import config_of, resize_tables
+from .evaluate import CLICKS, read_results
 
 DATA = (
     "DUTS-TR, BSDS500, Clothing Co-Parsing, Car-Parts-Segmentation, five COCO subsets; "
@@ -32,18 +31,14 @@ LICENCE = (
 
 def summarise(paths: list[Path]) -> dict[str, float]:
     """Mean IoU on DUTS val and on the other sources' held-out objects, as the header states it."""
-    results = [r for path in paths for r in json.loads(path.read_text())["model"]]
-    duts = [r for r in results if r["source"] == "duts"]
-    others = [r for r in results if r["source"] != "duts"]
+    duts, others = read_results(paths)
     scores = {}
     for name, group in (("duts val", duts), ("instances and parts", others)):
-        if not group:
-            raise MinisamError(f"--scores: no results for {name}")
         scores[f"{name}, objects"] = len(group)
-        for clicks in ("1", "2", "3", "5"):
-            found = [r["clicks"][clicks] for r in group]
+        for clicks in CLICKS:
+            found = [r.clicks[clicks] for r in group]
             scores[f"{name}, {clicks} clicks"] = float(np.mean(found))
-        scores[f"{name}, box"] = float(np.mean([r["box"] for r in group]))
+        scores[f"{name}, box"] = float(np.mean([r.box for r in group]))
     return {k: round(v, 3) for k, v in scores.items()}
 
 
