@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from llvmlite import binding
 from numba import njit
 from numba.core.errors import TypingError
 
@@ -18,6 +19,7 @@ from minisam.kernels import matmul
 Array = np.ndarray
 # rows, inputs, outputs: whole tiles, rests of rows, of vectors, of panels; several passes of depth
 SHAPES = [(1, 1, 1), (4, 8, 64), (8, 768, 128), (7, 5, 33), (5, 30, 80), (3, 70, 17), (9, 1600, 9)]
+REST = [*range(1, 11), 14, 23]  # rows: every way to cut them into tiles of six, four and one
 
 
 def draw(seed: int, *shape: int) -> Array:
@@ -45,7 +47,7 @@ def test_pack_takes_read_only_and_transposed_weights() -> None:
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("rows", [1, 4, 11])
+@pytest.mark.parametrize("rows", REST)
 def test_product_of_parts_of_arrays(rows: int, transposed: bool) -> None:
     columns, depth = 2 * matmul.PANEL + matmul.LANES, 21
     a = draw(1, depth, rows) if transposed else draw(1, rows, depth)
@@ -79,25 +81,37 @@ CHECK = """
 from llvmlite import binding
 features = binding.get_host_cpu_features()
 for name in features:
-    if name.startswith("avx512"):
+    if name.startswith("avx512") and {lanes} < 16:
         features[name] = False
 if {lanes} == 4:
     features.clear()
 binding.get_host_cpu_features = lambda: features
 from minisam.kernels import matmul
-assert matmul.LANES == {lanes}, matmul.LANES
-from tests.test_kernels_matmul import SHAPES, test_linear, test_product_of_parts_of_arrays
+assert (matmul.LANES, matmul.ROWS) == ({lanes}, {rows}), (matmul.LANES, matmul.ROWS)
+from tests.test_kernels_matmul import REST, SHAPES, test_linear, test_product_of_parts_of_arrays
 for shape in SHAPES:
     test_linear(*shape)
-test_product_of_parts_of_arrays(11, True)
+for rows in REST:
+    test_product_of_parts_of_arrays(rows, True)
 """
 
 
 @pytest.mark.parametrize("lanes", [8, 4])
 def test_narrower_vectors(lanes: int, tmp_path: Path) -> None:
     """What older processors, and those of other makes, run; any can."""
-    code = CHECK.format(lanes=lanes)
-    env = os.environ | {"MINISAM_CACHE": str(tmp_path)}
+    run(CHECK.format(lanes=lanes, rows=4 if lanes == 8 else 6), tmp_path)
+
+
+@pytest.mark.skipif(matmul.LANES != 16, reason="this processor has no AVX-512")
+@pytest.mark.parametrize("name, rows", [("znver4", 4), ("sapphirerapids", 6)])
+def test_tiles_of_four_rows_and_of_six(name: str, rows: int, tmp_path: Path) -> None:
+    naming = f"from llvmlite import binding\nbinding.get_host_cpu_name = lambda: {name!r}\n"
+    real = binding.get_host_cpu_name()  # for Numba
+    run(naming + CHECK.format(lanes=16, rows=rows), tmp_path, NUMBA_CPU_NAME=real)
+
+
+def run(code: str, cache: Path, **variables: str) -> None:
+    env = os.environ | {"MINISAM_CACHE": str(cache)} | variables
     subprocess.run([sys.executable, "-c", code], env=env, cwd=Path(__file__).parents[1], check=True,
                    timeout=300)  # fmt: skip
 
@@ -108,14 +122,15 @@ def test_the_sums_stay_in_registers(tmp_path: Path) -> None:
     code = """
 import numpy as np
 from minisam.kernels import matmul
-x = np.ones((4, 8), np.float32)
-matmul.linear(x, matmul.pack(np.ones((64, 8), np.float32)), np.empty((4, 64), np.float32))
+x = np.ones((6, 8), np.float32)
+matmul.linear(x, matmul.pack(np.ones((64, 8), np.float32)), np.empty((6, 64), np.float32))
 print(*matmul.linear.inspect_asm().values())
 """
     env = os.environ | {"MINISAM_CACHE": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=env, check=True, text=True,
                           capture_output=True, cwd=Path(__file__).parents[1])  # fmt: skip
-    loops = [block for block in done.stdout.split(".LBB") if block.count("vfmadd") == 16]
-    assert loops, "no loop with sixteen sums"
+    sums = matmul.ROWS * matmul.VECTORS
+    loops = [block for block in done.stdout.split(".LBB") if block.count("vfmadd") == sums]
+    assert loops, f"no loop with {sums} sums"
     spilled = re.compile(r"zmm\d+, [-\d]*\(%rsp")
     assert all("zmm" in loop and not spilled.search(loop) for loop in loops)

@@ -25,11 +25,13 @@ from ..files import cache_dir
 from . import beside
 
 _features = binding.get_host_cpu_features() if platform.machine() in ("x86_64", "AMD64") else {}
-# Floats in a vector register, and vectors in a tile of `matmul`. The tile's sums, its loaded
+# Floats in a vector register; vectors and rows in a tile of `matmul`. The tile's sums, its loaded
 # vectors and one number of the other factor must fit into the registers: AVX-512 and ARM have 32,
-# older x86 16.
+# older x86 16. Six rows read a panel, which lies in the second cache, less often than four; Zen 4,
+# which multiplies half as many numbers in a cycle, gains nothing by that (chapter 14, section 7).
 LANES = 16 if _features.get("avx512f") else 8 if _features else 4
 VECTORS = 3 if LANES == 8 else 4
+ROWS = 4 if LANES == 8 or binding.get_host_cpu_name() == "znver4" else 6
 
 # no two results differ by more than rounding under these: a * b + c in one step; -0 is 0
 FASTMATH = frozenset({"contract", "nsz", "arcp"})
@@ -144,7 +146,7 @@ def _version() -> str:
     And for the width of the vectors, after which weights are sorted: several machines may share a
     folder, and be told to compile for the same processor.
     """
-    digest = hashlib.sha256(f"{numba.__version__} {__version__} {LANES} {VECTORS}".encode())
+    digest = hashlib.sha256(f"{numba.__version__} {__version__} {LANES} {VECTORS} {ROWS}".encode())
     folder = Path(__file__).parent
     for path in [*sorted(folder.glob("*.py")), folder.parent / "layers.py"]:  # which has constants
         with suppress(OSError):  # a program that is shipped without its source
