@@ -127,25 +127,6 @@ def _address(typing: Any, array: Any, index: Any) -> Any:
 address: Any = intrinsic(_address)
 
 
-@part(inline="always")
-def strip(vectors: Any, a: Any, a_row: Any, a_step: Any, b: Any, b_step: Any, out: Any,
-          out_row: Any, rows: Any, depth: Any, add: Any) -> None:  # fmt: skip
-    """`product` of a strip of columns, tile below tile; `vectors` is literal."""
-    i = 0
-    while rows - i >= ROWS and not 2 <= rows - i - ROWS <= 3:  # two tiles of four leave none of one
-        tile(ROWS, vectors, a + FLOAT * i * a_row, a_row, a_step, b, b_step,
-             out + FLOAT * i * out_row, out_row, depth, add)  # fmt: skip
-        i += ROWS
-    while rows - i >= 4:
-        tile(4, vectors, a + FLOAT * i * a_row, a_row, a_step, b, b_step,
-             out + FLOAT * i * out_row, out_row, depth, add)  # fmt: skip
-        i += 4
-    while i < rows:
-        tile(1, vectors, a + FLOAT * i * a_row, a_row, a_step, b, b_step,
-             out + FLOAT * i * out_row, out_row, depth, add)  # fmt: skip
-        i += 1
-
-
 @part
 def product(a: Any, a_row: Any, a_step: Any, b: Any, b_step: Any, out: Any, out_row: Any, rows: Any,
             columns: Any, depth: Any, add: Any) -> None:  # fmt: skip
@@ -167,11 +148,30 @@ def product(a: Any, a_row: Any, a_step: Any, b: Any, b_step: Any, out: Any, out_
     """
     stay_apart()
     for j in range(0, columns - PANEL + 1, PANEL):
-        strip(VECTORS, a, a_row, a_step, b + FLOAT * j, b_step, out + FLOAT * j, out_row, rows,
-              depth, add)  # fmt: skip
+        i = 0
+        # eight or nine rows are two tiles of four: of six and one it would take three or four
+        while ROWS > 4 and rows - i >= ROWS and not 2 <= rows - i - ROWS <= 3:
+            tile(ROWS, VECTORS, a + FLOAT * i * a_row, a_row, a_step, b + FLOAT * j, b_step,
+                 out + FLOAT * (i * out_row + j), out_row, depth, add)  # fmt: skip
+            i += ROWS
+        rest(VECTORS, a, a_row, a_step, b + FLOAT * j, b_step, out + FLOAT * j, out_row, i, rows,
+             depth, add)  # fmt: skip
     for j in range(columns - columns % PANEL, columns, LANES):
-        strip(1, a, a_row, a_step, b + FLOAT * j, b_step, out + FLOAT * j, out_row, rows,
-              depth, add)  # fmt: skip
+        rest(1, a, a_row, a_step, b + FLOAT * j, b_step, out + FLOAT * j, out_row, 0, rows,
+             depth, add)  # fmt: skip
+
+
+@part(inline="always")
+def rest(vectors: Any, a: Any, a_row: Any, a_step: Any, b: Any, b_step: Any, out: Any,
+         out_row: Any, first: Any, rows: Any, depth: Any, add: Any) -> None:  # fmt: skip
+    """`product` from the row `first` on, in tiles of four rows and of one; `vectors` is literal."""
+    fours = first + (rows - first) // 4 * 4
+    for i in range(first, fours, 4):
+        tile(4, vectors, a + FLOAT * i * a_row, a_row, a_step, b, b_step,
+             out + FLOAT * i * out_row, out_row, depth, add)  # fmt: skip
+    for i in range(fours, rows):
+        tile(1, vectors, a + FLOAT * i * a_row, a_row, a_step, b, b_step,
+             out + FLOAT * i * out_row, out_row, depth, add)  # fmt: skip
 
 
 def _tile(typing: Any, rows: Any, vectors: Any, a: Any, a_row: Any, a_step: Any, b: Any,
