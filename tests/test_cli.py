@@ -394,7 +394,8 @@ import os, signal, sys
 import minisam.predictor
 from minisam.__main__ import main
 number = int(sys.argv.pop())
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where tests run in a background
+usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+signal.signal(number, usual)  # ignored, where tests run in a background or under nohup
 def encoder(*_):
     os.kill(os.getpid(), number)
     signal.pause()
