@@ -110,10 +110,11 @@ def test_tiles_of_four_rows_and_of_six(name: str, rows: int, tmp_path: Path) -> 
     run(naming + CHECK.format(lanes=16, rows=rows), tmp_path, NUMBA_CPU_NAME=real)
 
 
-def run(code: str, cache: Path, **variables: str) -> None:
+def run(code: str, cache: Path, **variables: str) -> str:
+    """What the code prints, run in a process of its own with no kernels compiled yet."""
     env = os.environ | {"MINISAM_CACHE": str(cache)} | variables
-    subprocess.run([sys.executable, "-c", code], env=env, cwd=Path(__file__).parents[1], check=True,
-                   timeout=300)  # fmt: skip
+    return subprocess.run([sys.executable, "-c", code], env=env, cwd=Path(__file__).parents[1],
+                          check=True, timeout=300, stdout=subprocess.PIPE, text=True).stdout  # fmt: skip
 
 
 @pytest.mark.skipif(matmul.LANES != 16, reason="this processor has no AVX-512")
@@ -126,11 +127,8 @@ x = np.ones((6, 8), np.float32)
 matmul.linear(x, matmul.pack(np.ones((64, 8), np.float32)), np.empty((6, 64), np.float32))
 print(*matmul.linear.inspect_asm().values())
 """
-    env = os.environ | {"MINISAM_CACHE": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, check=True, text=True,
-                          capture_output=True, cwd=Path(__file__).parents[1])  # fmt: skip
     sums = matmul.ROWS * matmul.VECTORS
-    loops = [block for block in done.stdout.split(".LBB") if block.count("vfmadd") == sums]
+    loops = [block for block in run(code, tmp_path).split(".LBB") if block.count("vfmadd") == sums]
     assert loops, f"no loop with {sums} sums"
     spilled = re.compile(r"zmm\d+, [-\d]*\(%rsp")
     assert all("zmm" in loop and not spilled.search(loop) for loop in loops)

@@ -149,7 +149,8 @@ def product(a: Any, a_row: Any, a_step: Any, b: Any, b_step: Any, out: Any, out_
     stay_apart()
     for j in range(0, columns - PANEL + 1, PANEL):
         i = 0
-        # eight or nine rows are two tiles of four: of six and one it would take three or four
+        # tiles of four are those of `rest`, also for eight or nine rows: of six and one it would
+        # take three or four
         while ROWS > 4 and rows - i >= ROWS and not 2 <= rows - i - ROWS <= 3:
             tile(ROWS, VECTORS, a + FLOAT * i * a_row, a_row, a_step, b + FLOAT * j, b_step,
                  out + FLOAT * (i * out_row + j), out_row, depth, add)  # fmt: skip
