@@ -113,8 +113,9 @@ def test_tiles_of_four_rows_and_of_six(name: str, rows: int, tmp_path: Path) -> 
 def run(code: str, cache: Path, **variables: str) -> str:
     """What the code prints, run in a process of its own with no kernels compiled yet."""
     env = os.environ | {"MINISAM_CACHE": str(cache)} | variables
-    return subprocess.run([sys.executable, "-c", code], env=env, cwd=Path(__file__).parents[1],
-                          check=True, timeout=300, stdout=subprocess.PIPE, text=True).stdout  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=Path(__file__).parents[1],
+                          check=True, timeout=300, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    return done.stdout
 
 
 @pytest.mark.skipif(matmul.LANES != 16, reason="this processor has no AVX-512")

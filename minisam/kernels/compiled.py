@@ -28,7 +28,7 @@ _features = binding.get_host_cpu_features() if platform.machine() in ("x86_64", 
 # Floats in a vector register; vectors and rows in a tile of `matmul`. The tile's sums, its loaded
 # vectors and one number of the other factor must fit into the registers: AVX-512 and ARM have 32,
 # older x86 16. Six rows read a panel, which lies in the second cache, less often than four; Zen 4,
-# which multiplies half as many numbers in a cycle, gains nothing by that (chapter 14, section 7).
+# which multiplies half as many numbers in a cycle, gains nothing by that (chapter 18, section 5).
 LANES = 16 if _features.get("avx512f") else 8 if _features else 4
 VECTORS = 3 if LANES == 8 else 4
 ROWS = 4 if LANES == 8 or binding.get_host_cpu_name() == "znver4" else 6

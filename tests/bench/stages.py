@@ -41,7 +41,7 @@ def encoder_flops(c: SamConfig) -> dict[str, float]:
 
 
 def decoder_flops(c: SamConfig, tokens: int) -> dict[str, float]:
-    """The same for a short prompt, as `minisam.kernels.implied` does it: chapter 14, section 6."""
+    """The same for a short prompt, as `minisam.kernels.implied` does it: chapter 19."""
     n, width = c.grid[0] * c.grid[1], c.prompt_width
     columns, by_head = tokens * c.decoder_heads, tokens * width // 2
     told = 1 + columns - c.decoder_heads

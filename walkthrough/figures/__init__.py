@@ -12,12 +12,16 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from minisam.dispatch import plain
 from minisam.files import write_atomic
+
+from ..fences import CHAPTERS
 
 Generator = Callable[[], Image.Image]
 
@@ -55,3 +59,16 @@ def draw(name: str) -> Path:
         if temporary.stat().st_size > LIMIT:
             image.quantize(256, Image.Quantize.MEDIANCUT).save(temporary, "PNG", optimize=True)
     return path
+
+
+def from_chapter(chapter: str, *names: str) -> list[Any]:
+    """Take functions out of a chapter's text, so that figure and text cannot differ."""
+    blocks = (CHAPTERS / f"{chapter}.md").read_text(encoding="utf-8").split("```python run\n")[1:]
+    found: dict[str, Any] = {"np": np}
+    for block in blocks:
+        code = block.split("```")[0]
+        for name in names:
+            if f"def {name}(" in code:
+                start = code.index(f"def {name}(")
+                exec(code[start:].split("\n\n\n")[0], found)
+    return [found[name] for name in names]

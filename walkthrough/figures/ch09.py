@@ -36,8 +36,9 @@ PALE_BLUE, PALE_ORANGE = (214, 230, 245), (252, 228, 205)
 
 
 @cache
-def run(x: float, y: float) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """A click's attention weights in order, (heads, Tq, Tk) each; the image before and after."""
+def run(x: float, y: float) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, np.ndarray]:
+    """A click's attention weights in order, (heads, Tq, Tk) each, and answers, (Tq, C) each; the
+    image before and after."""
     predictor, sam = nano.predictor("coffee"), nano.sam()
     config, p = sam.config, sam.params["mask_decoder"]
     rows, cols = predictor.input_size
@@ -48,30 +49,33 @@ def run(x: float, y: float) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     flat = (predictor.features + dense).reshape(1, config.prompt_width, -1).swapaxes(1, 2)
     position = dense_position(sam.params["prompt_encoder"], config.grid)
     weights: list[np.ndarray] = []
+    answers: list[np.ndarray] = []
     real = two_way.cross_attention
 
     def recorded(q, k, v, part, *, heads):  # type: ignore[no-untyped-def]
         qh = two_way._split(linear(q, **part["q_proj"]), heads)
         kh = two_way._split(linear(k, **part["k_proj"]), heads)
         weights.append(softmax(qh @ kh.swapaxes(-2, -1) / np.sqrt(qh.shape[-1]))[0])
-        return real(q, k, v, part, heads=heads)
+        answer = real(q, k, v, part, heads=heads)
+        answers.append(answer[0])
+        return answer
 
     with mock.patch.object(two_way, "cross_attention", recorded):
         _, image = two_way.two_way_transformer(
             flat, position.reshape(config.prompt_width, -1).T,
             np.concatenate([own, sparse], axis=1), p["transformer"],
             heads=config.decoder_heads)  # fmt: skip
-    return weights, flat[0], image[0]
+    return weights, answers, flat[0], image[0]
 
 
-def _map(values: np.ndarray) -> np.ndarray:
+def on_photo(values: np.ndarray) -> np.ndarray:
     """(N,) over the token grid -> the part of it that holds the photo."""
     config = nano.sam().config
     rows, cols = (-(-n // config.patch) for n in nano.predictor("coffee").input_size)
     return values.reshape(config.grid)[:rows, :cols]
 
 
-def _photo(clicks: list[tuple[float, float]], width: int) -> Image.Image:
+def click_photo(clicks: list[tuple[float, float]], width: int) -> Image.Image:
     image = shown(nano.photo("coffee"), width)
     for x, y in clicks:
         mark(image, (x * image.width, y * image.height), radius=4)
@@ -81,13 +85,13 @@ def _photo(clicks: list[tuple[float, float]], width: int) -> Image.Image:
 @figure("09-attention")
 def attention() -> Image.Image:
     """Both directions of attention, a map a token."""
-    weights, _, _ = run(*CLICK)
+    weights, *_ = run(*CLICK)
     names = ["score", *(f"mask {i}" for i in range(nano.sam().config.masks)), "click", "padding"]
     last, back = weights[-1].mean(axis=0), weights[-2].mean(axis=0)  # (T, N), (N, T)
-    above = [panel(heat_map(_map(last[i]), 112, bar=False), n) for i, n in enumerate(names)]
+    above = [panel(heat_map(on_photo(last[i]), 112, bar=False), n) for i, n in enumerate(names)]
     high = float(back.max())
     below = [
-        panel(heat_map(_map(back[:, i]), 112, low=0, high=high, form="{:.1f}"), n)
+        panel(heat_map(on_photo(back[:, i]), 112, low=0, high=high, form="{:.1f}"), n)
         for i, n in enumerate(names)
     ]
     return sheet(column([
@@ -101,14 +105,14 @@ def image_moves() -> Image.Image:
     """How far the image tokens move for two clicks, and how far apart they end."""
     tiles, after = [], []
     for name, click in (("click A", CLICK), ("click B", OTHER)):
-        _, before, image = run(*click)
-        picture = heat_map(_map(np.linalg.norm(image - before, axis=1)), 250, form="{:.0f}")
+        _, _, before, image = run(*click)
+        picture = heat_map(on_photo(np.linalg.norm(image - before, axis=1)), 250, form="{:.0f}")
         tiles.append(
-            panel(column([_photo([click], 250), picture], gap=8), f"{name}: distance moved")
+            panel(column([click_photo([click], 250), picture], gap=8), f"{name}: distance moved")
         )
         after.append(image)
-    apart = heat_map(_map(np.linalg.norm(after[0] - after[1], axis=1)), 250, form="{:.0f}")
-    both = column([_photo([CLICK, OTHER], 250), apart], gap=8)
+    apart = heat_map(on_photo(np.linalg.norm(after[0] - after[1], axis=1)), 250, form="{:.0f}")
+    both = column([click_photo([CLICK, OTHER], 250), apart], gap=8)
     return sheet(row([*tiles, panel(both, "A and B: distance apart")]))
 
 

@@ -7,8 +7,7 @@ from PIL import Image
 
 from minisam import SamPredictor
 
-from ..fences import CHAPTERS
-from . import figure, nano
+from . import figure, from_chapter, nano
 from .drawing import GREEN, RED, mark, overlay, panel, photo, row, sheet
 
 WIDTH = 220
@@ -17,7 +16,7 @@ WIDTH = 220
 @figure("15-game")
 def game() -> Image.Image:
     """Three rounds of the simulated user, as the chapter's code plays them."""
-    scene, innermost = _from_chapter("scene", "innermost")
+    scene, innermost = from_chapter("15-training-the-nano", "scene", "innermost")
     picture, drawn = scene()
     predictor = SamPredictor(nano.sam())
     predictor.set_image(picture)
@@ -44,17 +43,3 @@ def game() -> Image.Image:
         title = "1 click" if n == 0 else f"{n + 1} clicks"
         panels.append(panel(image, title, f"IoU {overlap:.2f}"))
     return sheet(row(panels))
-
-
-def _from_chapter(*names: str) -> list:
-    """Take functions out of the chapter's text, so that figure and text cannot differ."""
-    text = (CHAPTERS / "15-training-the-nano.md").read_text()
-    blocks = text.split("```python run\n")[1:]
-    found: dict = {"np": np}
-    for block in blocks:
-        code = block.split("```")[0]
-        for name in names:
-            if f"def {name}(" in code:
-                start = code.index(f"def {name}(")
-                exec(code[start:].split("\n\n\n")[0], found)
-    return [found[name] for name in names]
