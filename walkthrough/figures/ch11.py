@@ -83,8 +83,8 @@ def road() -> Image.Image:
 def cut_last() -> Image.Image:
     """Three orders of cutting and enlarging, at one piece of an outline."""
     predictor, config = nano.predictor("coffee"), nano.sam().config
-    scores, logits, full = one_click()
-    best = int(scores.argmax())
+    _, logits, full = one_click()
+    best = int((full > 0).sum(axis=(1, 2)).argmax())  # the largest: its outline is the smoothest
     rows, cols = predictor.original_size
     road = (config.input_size, predictor.input_size, (rows, cols))
     early = (logits[best] > 0).astype(np.float32)
@@ -93,7 +93,8 @@ def cut_last() -> Image.Image:
     x = (np.arange(cols) + 0.5) * predictor.input_size[1] / cols * config.mask_size[1]
     near = np.ix_((y / config.input_size[0]).astype(int), (x / config.input_size[1]).astype(int))
     blocks, mixed = early[near] > 0.5, resize_masks(early, *road) > 0.5
-    top, left, size = 300, 420, 80  # the saucer's edge
+    size, across = 80, int(CLICK[1] * rows)  # on the right of the click the outline is crossed
+    top, left = across - size // 2, int(np.flatnonzero(full[best][across] > 0)[-1]) - size // 2
     window = np.s_[top : top + size, left : left + size]
     tiles = []
     for title, mask in (("cut, then blocks", blocks), ("cut, then mix, cut at 0.5", mixed),
