@@ -534,7 +534,10 @@ def test_a_run_stops_on_time_and_resumes(archives, tmp_path, monkeypatch, capsys
     second = torch.load(out / "last.pt", weights_only=False)
     assert "resumed" in capsys.readouterr().out
     assert second["step"] > first["step"] and second["seconds"] > first["seconds"]
-    with pytest.raises(MinisamError, match="no time left"):
+    with pytest.raises(MinisamError, match=r"no time left.*hours are done; give more"):
+        main()
+    monkeypatch.setattr("sys.argv", [*command[:-1], "--until", "2020-01-31T06:00"])
+    with pytest.raises(MinisamError, match=r"no time left.*2020-01-31T06:00 is past"):
         main()
     rows = read_log(out)
     assert len(rows) >= second["step"] and float(rows[-1]["val_click_iou"]) >= 0

@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
     add("--side", type=int, default=512, help="input side in pixels")
     add("--window", type=int, default=14, help="window of the local blocks, in tokens")
     add("--hours", type=float, default=8.0, help="training time, summed over resumed runs")
-    add("--until", help="wall-clock end instead of --hours, as HH:MM or an ISO date and time")
+    add("--until", help="wall-clock end instead of --hours: HH:MM (today) or an ISO date and time")
     add("--batch", type=int, default=16, help="photos a step")
     add("--objects", type=int, default=3, help="objects a photo")
     add("--lr", type=float, default=1e-3)
@@ -117,6 +117,21 @@ def seconds_to_go(args: argparse.Namespace, before: float) -> float:
     return args.hours * 3600 - before
 
 
+def check_time_left(args: argparse.Namespace, before: float) -> float:
+    """`seconds_to_go`, or a MinisamError that says how to get more of them."""
+    seconds = seconds_to_go(args, before)
+    if seconds > 0:
+        return seconds
+    if args.until:
+        raise MinisamError(
+            f"no time left to train: --until {args.until} is past (HH:MM is today's; for another "
+            "day give an ISO date and time, as in 2030-01-31T06:00)"
+        )
+    raise MinisamError(
+        f"no time left to train: {before / 3600:.2f} hours are done; give more than that as --hours"
+    )
+
+
 def parse_until(text: str) -> datetime.datetime:
     """Read HH:MM (today) or an ISO date and time."""
     try:
@@ -163,14 +178,13 @@ def main() -> None:
         )
     elif args.init and args.init.suffix == ".pt":
         trainer.take_moments(args.init)
+    check_time_left(args, clock.before)
     library = Library(read_index(args.data, "train"), device)
     held_out = Library([e for e in read_index(args.data, "val") if e.source == "duts"], device)
     if device.type == "cuda":
         library.decode_all(os.cpu_count() or 4)
     clock.started = time.time()  # what came before was no training
-    total = clock.before + seconds_to_go(args, clock.before)
-    if total <= clock.before:
-        raise MinisamError("no time left to train: give more --hours, or a later --until")
+    total = clock.before + check_time_left(args, clock.before)
 
     def stop(*_: object) -> None:
         trainer.stopping.set()
