@@ -48,7 +48,7 @@ def exp2(x: Any) -> Any:
     y = y * r + E2[3]
     y = y * r + E2[4]
     y = y * r + ONE
-    # added to the exponent of y, which is near 1, the low bits of `shifted` multiply by 2**k
+    # added to the exponent of y, which is near 1, the low bits of `shifted` multiply by 2**n
     return _from_bits(np.int32(_bits(y) + np.int32(_bits(shifted) << np.int32(23))))
 
 
