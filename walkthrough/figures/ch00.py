@@ -27,7 +27,7 @@ from .drawing import (
 )
 
 README_CLICK = (300, 200)
-CLICK = {"coffee": (300, 235), "astronaut": (230, 350)}
+CLICK = {"coffee": (300, 235), "astronaut": (205, 320)}
 
 
 def shown(name: str, width: int, mask: np.ndarray | None = None) -> Image.Image:
