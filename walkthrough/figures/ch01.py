@@ -56,28 +56,28 @@ def antialias() -> Image.Image:
     ]))  # fmt: skip
 
 
-def stretched(name: str, xy: tuple[float, float]) -> np.ndarray:
-    """The best mask when the photo is stretched to the model's input instead of padded."""
+def stretched(name: str, xy: tuple[float, float], which: int) -> np.ndarray:
+    """One of the three masks when the photo is stretched to the model's input, not padded."""
     config, pixels = nano.sam().config, nano.photo(name)
     rows, cols = config.input_size
     predictor = minisam.SamPredictor(nano.sam())
     predictor.set_image(resize_photo(pixels, (rows, cols)))
     point = [[xy[0] * cols / pixels.shape[1], xy[1] * rows / pixels.shape[0]]]
-    masks, scores, _ = predictor.predict(point, [1])
-    best = Image.fromarray(masks[scores.argmax()])
-    return np.array(best.resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.NEAREST))
+    mask = Image.fromarray(predictor.predict(point, [1])[0][which])
+    return np.array(mask.resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.NEAREST))
 
 
 @figure("01-stretch")
 def stretch() -> Image.Image:
     config, pixels, xy = nano.sam().config, nano.photo("coffee"), (300, 235)
     masks, scores, _ = nano.predictor("coffee").predict([xy], [1])
+    best = int(scores.argmax())
     padded = colours_of(preprocess(pixels, config.input_size)[0])
     squeezed = resize_photo(pixels, config.input_size)
     panels = [panel(photo(padded, 200), "padded"), panel(photo(squeezed, 200), "stretched")]
     for title, mask in (
-        ("mask from the padded", masks[scores.argmax()]),
-        ("mask from the stretched", stretched("coffee", xy)),
+        (f"mask {best + 1} from the padded", masks[best]),
+        (f"mask {best + 1} from the stretched", stretched("coffee", xy, best)),
     ):
         image = photo(overlay(pixels, mask), 230)
         mark(image, (xy[0] * 230 / pixels.shape[1], xy[1] * 230 / pixels.shape[1]), radius=5)
