@@ -21,6 +21,7 @@ from weights.train.checkpoint import export, header_of, load_run, load_weights, 
 from weights.train.config import Config, config_of, resize_tables  # noqa: E402
 from weights.train.losses import dice, focal, iou, prompt_loss  # noqa: E402
 from weights.train.model import Sam, start_from_nothing  # noqa: E402
+from weights.train.step import rounds  # noqa: E402
 
 TINY = Config(side=96, window=4, depth=2, dim=32, heads=2, global_blocks=(1,), mlp=64)
 
@@ -360,6 +361,27 @@ def test_a_learning_step_teaches(tmp_path):
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("kind", ["point", "box"])
+def test_some_steps_train_the_first_prompt_alone(kind):
+    """Without corrections there is nothing to learn about mask hints; with them there is."""
+    model = tiny_sam()
+    masks = torch.zeros(2, TINY.side, TINY.side, dtype=torch.bool)
+    masks[0, 20:60, 20:60] = masks[1, 50:90, 10:40] = True
+    target = F.adaptive_avg_pool2d(masks[:, None].float(), TINY.low_res)
+    image = model.embed(torch.rand(1, 3, TINY.side, TINY.side) * 255).detach().repeat(2, 1, 1, 1)
+    hints = model.prompt_encoder.mask_downscaling
+    learned = {0: [], 2: []}
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        loss, first, corrected = rounds(model, image, masks, target, kind, rng)
+        assert loss.shape == first.shape == (2,)
+        loss.sum().backward()
+        learned[len(corrected)].append(any(p.grad is not None for p in hints.parameters()))
+        model.zero_grad()
+    assert learned[0] and not any(learned[0])
+    assert learned[2] and any(learned[2])
 
 
 # ------------------------------------------------------------------ judging
