@@ -32,6 +32,11 @@ def hint_from_mask(mask: Array, config: SamConfig) -> Array:
     (1, h, w) float32
         From -8 to 8.
 
+    Raises
+    ------
+    MinisamError
+        The mask has another dtype.
+
     Notes
     -----
     The mask goes the photo's way: scaled into the model's frame, padded with background, and then
@@ -40,8 +45,7 @@ def hint_from_mask(mask: Array, config: SamConfig) -> Array:
     -20 and lower outside; 0 and 1 would read as "undecided" and "nearly yes". 8 either way is as
     sure as it ever is inside, and a slope at the edge stays.
     """
-    mask = np.asarray(mask)
-    coverage = mask * np.uint8(255) if mask.dtype == bool else mask
+    coverage = _coverage(np.asarray(mask))
     inner = fit_inner(coverage.shape, config.input_size)
     rows, cols = config.input_size
     frame = Image.new("L", (cols, rows), 0)
@@ -58,9 +62,9 @@ def read_hint(path: str | os.PathLike[str], photo: tuple[int, int], config: SamC
     Parameters
     ----------
     path : path
-        ``.npy`` with low-res logits, (1, h, w) or (h, w) float, or with a bool mask of the photo;
-        or a black-and-white picture of the photo's size, in which white, not transparent, marks
-        the object.
+        ``.npy`` with low-res logits, (1, h, w) or (h, w) float, or with a mask of the photo, bool
+        or uint8 from 0 to 255; or a black-and-white picture of the photo's size, in which white,
+        not transparent, marks the object.
     photo : (rows, columns)
     config : SamConfig
 
@@ -79,12 +83,24 @@ def read_hint(path: str | os.PathLike[str], photo: tuple[int, int], config: SamC
         coverage = np.asarray(Image.fromarray(rgb).convert("L"))
         return hint_from_mask(_checked(coverage, photo, name), config)
     x = _load_npy(name)
-    if x.dtype == bool:
-        return hint_from_mask(_checked(x * np.uint8(255), photo, name), config)
     try:
-        return check_mask_input(x, config.mask_size)
+        if x.dtype.kind == "f":
+            return check_mask_input(x, config.mask_size)
+        coverage = _coverage(x)
     except MinisamError as error:
         raise MinisamError(f"{name}: {error}") from None
+    return hint_from_mask(_checked(coverage, photo, name), config)
+
+
+def _coverage(mask: Array) -> Array:
+    if mask.dtype == bool:
+        return mask * np.uint8(255)
+    if mask.dtype == np.uint8:
+        return mask
+    raise MinisamError(
+        f"an array of {mask.dtype} is neither mask nor logits; expected a mask, bool or uint8 from "
+        "0 to 255, or float logits"
+    )
 
 
 def _load_npy(name: str) -> Array:

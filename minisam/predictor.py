@@ -31,7 +31,7 @@ TORCH_ONLY = {
     "set_torch_image": "set_image",
     "predict_torch": "predict_many",
 }
-PROMPTS_AT_ONCE = 16  # bounds memory: each prompt changes a copy of the image, 4 MB in ViT-B
+PROMPTS_AT_ONCE = 16  # bounds memory: each prompt may change a copy of the image, 4 MB in ViT-B
 
 
 class SamPredictor:
@@ -112,13 +112,13 @@ class SamPredictor:
         self.original_size = (int(photo[0]), int(photo[1]))
         self.input_size = (int(inner[0]), int(inner[1]))
         self.features = features
-        self.is_image_set = True
 
     @property
     def features(self) -> Array | None:
         """The photo's embedding, (C, H, W) float32; None when no image is set.
 
-        May be set, to one of (1, C, H, W) as well.
+        May be set, to one of (1, C, H, W) as well, and is copied then: what is written into it
+        afterwards is not seen by every prompt. An error if it has another shape, or is not finite.
         """
         return self._features
 
@@ -128,9 +128,13 @@ class SamPredictor:
         shape = (config.prompt_width, *config.grid)
         if np.shape(features) not in (shape, (1, *shape)):
             raise MinisamError(f"features have shape {np.shape(features)}; expected {shape}")
-        self._features = np.ascontiguousarray(features, np.float32).reshape(shape)
+        own = np.array(features, np.float32, order="C").reshape(shape)
+        if not np.isfinite(own).all():
+            raise MinisamError("features have values that are not finite")
+        self._features = own
         self._position = dense_position(prompt_encoder, config.grid)
         self._photo = self._prepare(encode_mask(None, prompt_encoder, config.grid))
+        self.is_image_set = True
 
     def _prepare(self, dense: Array, prompts_to_come: bool = True) -> Photo:
         features, position = self._embedding()

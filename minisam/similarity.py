@@ -45,8 +45,9 @@ def similar(predictor: SamPredictor, mask: Any) -> Array:
     """
     features = predictor.get_image_embedding()[0]  # (C, H, W)
     mask = np.asarray(mask)
-    if mask.shape != predictor.original_size:
-        raise MinisamError(f"the mask has shape {mask.shape}; expected {predictor.original_size}")
+    size = tuple(predictor.original_size)  # which a caller may have set
+    if mask.shape != size:
+        raise MinisamError(f"the mask has shape {mask.shape}; expected {size}")
     grid = (features.shape[1], features.shape[2])
     under = coverage(mask, predictor, grid)
     if not under.any():

@@ -68,13 +68,12 @@ def physical_cores() -> int:
     return max(1, math.ceil(min(cores, _quota())))
 
 
-def _core_of(cpu: int) -> tuple[str, str]:
-    """Name the core that a logical CPU belongs to: (package, core)."""
-    topology = CPUS / f"cpu{cpu}" / "topology"
+def _core_of(cpu: int) -> str:
+    """Name the core that a logical CPU belongs to, by the list of all CPUs on it."""
     try:
-        return ((topology / "physical_package_id").read_text(), (topology / "core_id").read_text())
+        return (CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
     except OSError:
-        return ("unknown", str(cpu))
+        return str(cpu)
 
 
 def _quota() -> float:
@@ -297,6 +296,7 @@ def _after_fork() -> None:
     global _pool, _lock, _blas, _workspaces
     limiter = _blas.limiter
     _pool, _lock, _blas, _workspaces = None, threading.Lock(), _BlasLimit(), _Workspaces()
+    physical_cores.cache_clear()  # a worker may be given fewer
     if limiter is not None:
         limiter.restore_original_limits()
 

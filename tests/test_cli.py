@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import minisam
+from minisam.errors import MinisamError
 from minisam.formats import decode_rle, mask_to_box
 from minisam.photos import read_photo
 from minisam.postprocess import stability_score
@@ -335,6 +336,20 @@ def test_a_hint_lies_where_the_mask_lies() -> None:
     assert wide.shape == (1, 32, 64) and wide.max() == 8
     half = hint_from_mask(np.full((64, 64), 127.5).astype(np.uint8), TINY)
     assert np.abs(half).max() < 0.05  # half covered is undecided
+    with pytest.raises(MinisamError, match="an array of float32 is neither mask nor logits"):
+        hint_from_mask(mask.astype(np.float32), TINY)
+
+
+def test_an_array_of_bytes_is_a_mask_even_at_the_size_of_logits(tmp_path: Path) -> None:
+    from minisam.mask_hint import hint_from_mask, read_hint
+
+    from .recipe import TINY
+
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:30, 10:30] = 255
+    np.save(tmp_path / "mask.npy", mask)
+    hint = read_hint(tmp_path / "mask.npy", (64, 64), TINY)
+    np.testing.assert_array_equal(hint, hint_from_mask(mask, TINY))
 
 
 # ---------------------------------------------------------------------- the cache

@@ -270,7 +270,13 @@ def test_features_that_were_kept_can_be_set(
     fresh = SamPredictor(sam)
     with pytest.raises(MinisamError, match=r"features have shape \(3,\); expected \(256, 16, 16\)"):
         fresh.features = np.zeros(3)
+    with pytest.raises(MinisamError, match="not finite"):
+        fresh.features = np.full_like(features, np.nan)
+    assert not fresh.is_image_set
     fresh.features = features
+    assert fresh.is_image_set
+    features[:] = 0  # the caller's array, which is the caller's to change
+    np.testing.assert_array_equal(fresh.features, predictor.features)
     with pytest.raises(MinisamError, match="original_size and input_size are not"):
         fresh.predict(POINTS[:1], [1])
 

@@ -223,8 +223,7 @@ def test_two_hyper_threads_count_as_one_core(
     for cpu in range(8):
         folder = tmp_path / f"cpu{cpu}" / "topology"
         folder.mkdir(parents=True)
-        (folder / "physical_package_id").write_text("0\n")
-        (folder / "core_id").write_text(f"{cpu % 4}\n")
+        (folder / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
     monkeypatch.setattr(threads, "CPUS", tmp_path)
     monkeypatch.setattr(threads, "_quota", lambda: math.inf)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)

@@ -52,8 +52,9 @@ def _to_photo(logits: Array, frame: Size, inner: Size, photo: Size,
         else:
             cut_rows(wide, taps, weights, np.float32(threshold), out[i, rows])
 
-    # whole masks while there are enough of them to share out: each is widened only once
-    most = photo[0] if len(maps) >= threads.thread_count() else -(-photo[0] // 2)
+    # whole masks where there are enough of them to share out: each is then widened only once
+    share = -(-photo[0] * len(maps) // threads.thread_count())
+    most = max(1, min(share, photo[0]))
     rows = [slice(y, min(y + most, photo[0])) for y in range(0, photo[0], most)]
     threads.parallel(draw, [(i, block) for i in range(len(maps)) for block in rows])
     return out.reshape(*lead, *photo)
