@@ -7,7 +7,7 @@ and results. Kirillov et al. 2023, appendix B "Automatic mask generation".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -74,10 +74,6 @@ class Report:
         dropped = self.low_iou + self.unstable + self.cut_off + self.duplicates + self.small
         return self.candidates - dropped
 
-    def as_dict(self) -> dict[str, int | float]:
-        """The numbers, for JSON."""
-        return {**asdict(self), "masks": self.masks}
-
     def __str__(self) -> str:
         reasons = {
             "predicted IoU too low": self.low_iou,
@@ -102,6 +98,8 @@ class Report:
                 f"the best stability was {self.best_stability:.2f}: lower stability_score_thresh "
                 "or stability_score_offset"
             )
+        if self.unstable:
+            return "the rest were cut off by crops: lower stability_score_thresh or crop_n_layers"
         return "all masks were cut off by crops: lower crop_n_layers"
 
 

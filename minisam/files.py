@@ -13,6 +13,8 @@ from pathlib import Path
 
 from .errors import MinisamError
 
+LONGEST = 200  # bytes of a name before its ending, such as "_polygons.geojson"
+
 
 class FileTaken(MinisamError):
     """A file of that name exists, and was not to be replaced."""
@@ -158,6 +160,11 @@ def _taken(target: Path) -> FileTaken:
 
 def _cannot_write(target: Path, error: OSError) -> MinisamError:
     return MinisamError(f"cannot write {target}: {error.strerror or error}; choose another place")
+
+
+def short(name: str) -> str:
+    """Cut a name so that an ending fits behind it: disks allow 255 bytes."""
+    return os.fsencode(name)[:LONGEST].decode(errors="ignore")
 
 
 def normal(path: str | os.PathLike[str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .exports import Files
-from .files import absolute, normal
+from .files import absolute, normal, short
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def name_tasks(photos: Iterable[str], boxes: Mapping[str, Any] | None = None) ->
 
     The name is the photo's own without its ending; where several have the same, the folder's name
     comes before it (a/1.jpg and b/1.jpg become a_1 and b_1), and where that is not enough, a number
-    after it. Names that differ in case alone count as the same: to some disks they are.
+    after it. Names that differ in case alone count as the same: to some disks they are. Very long
+    ones are cut, so that an ending fits behind them.
 
     Parameters
     ----------
@@ -106,6 +107,7 @@ def name_tasks(photos: Iterable[str], boxes: Mapping[str, Any] | None = None) ->
         name = path.stem
         if stems[name.casefold()] > 1:
             name = f"{Path(absolute(path)).parent.name}_{name}"
+        name = short(name)
         numbered = (f"{name}-{i}" for i in itertools.count(2))
         while name.casefold() in taken:
             name = next(numbered)

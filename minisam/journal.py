@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from .files import write_together
 from .jobs import Found, Job, Task
 
 JOURNAL = "minisam-journal.jsonl"
+END = 1 << 16  # bytes at either end of a photo, by which it is known again
 
 
 class Journal:
@@ -48,18 +50,26 @@ class Journal:
                 f"cannot use the folder {folder}: {error.strerror or error}; choose another --out"
             ) from None
         self.entries = {entry["name"]: entry for entry in _entries(text)}
+        self.keys: dict[Task, str] = {}
         self._torn = bool(text) and not text.endswith("\n")
 
     def is_done(self, task: Task) -> bool:
-        """Whether all results of this task are there, made by the same job from the same photo."""
+        """Whether all results of this task are there, made by the same job from the same photo.
+
+        An empty file is no result: a power cut may leave one.
+        """
         entry = self.entries.get(task.name, {})
         files = entry.get("files", [])
-        return entry.get("key") == self._key(task) and all(map(os.path.lexists, self._paths(files)))
+        return entry.get("key") == self._key(task) and all(map(_has_bytes, self._paths(files)))
 
     def other_job(self, task: Task) -> bool:
-        """Whether there are results of this photo, but of another job."""
+        """Whether there are results of this photo, but of another job.
+
+        A photo that is gone is not judged; whoever opens it will say that it is missing.
+        """
         entry = self.entries.get(task.name)
-        return entry is not None and entry.get("key") != self._key(task)
+        changed = entry is not None and entry.get("key") != self._key(task)
+        return changed and bool(_looks(task.photo))
 
     def write(self, found: Found, overwrite: bool) -> None:
         """Write the files of a photo and then its line.
@@ -99,17 +109,20 @@ class Journal:
         return [self.folder / name for name in names]
 
     def _key(self, task: Task) -> str:
-        """Digest of all that the results depend on."""
+        """Digest of all that the results depend on, as it was when first asked for.
+
+        That is before the work: a photo that changes meanwhile is another photo.
+        """
+        if task not in self.keys:
+            self.keys[task] = self._digest(task)
+        return self.keys[task]
+
+    def _digest(self, task: Task) -> str:
         job = asdict(self.job)
         del job["model"]  # its path; the weights themselves count
         job["formats"] = sorted(self.job.formats)
         job["generator"].pop("points_per_batch", None)  # how often progress is shown
-        try:
-            status = Path(task.photo).stat()
-            photo = [status.st_size, status.st_mtime_ns]
-        except OSError:
-            photo = []
-        text = json.dumps([job, task.boxes, photo], sort_keys=True, default=list)
+        text = json.dumps([job, task.boxes, _looks(task.photo)], sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
@@ -119,7 +132,33 @@ def results_in(folder: Path) -> set[Path]:
         entries = list(_entries((folder / JOURNAL).read_text(errors="replace")))
     except OSError:
         return set()
-    return {(folder / name).resolve() for entry in entries for name in entry["files"]}
+    found = set()
+    for name in (name for entry in entries for name in entry["files"]):
+        with suppress(ValueError):  # of a strange journal: no file can have this name
+            found.add((folder / name).resolve())
+    return found
+
+
+def _looks(photo: str) -> list[Any]:
+    """What tells a photo from others without reading all of it; nothing if it cannot be read."""
+    try:
+        status = Path(photo).stat()
+        if not stat.S_ISREG(status.st_mode):  # whoever opens a pipe may wait for ever
+            return []
+        with open(photo, "rb") as file:
+            ends = hashlib.sha256(file.read(END))
+            file.seek(max(0, status.st_size - END))
+            ends.update(file.read(END))
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns, ends.hexdigest()]
+
+
+def _has_bytes(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def _entries(text: str) -> Iterator[Mapping[str, Any]]:

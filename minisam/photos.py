@@ -9,11 +9,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .errors import MinisamError
 
 Array = np.ndarray
+# what EXIF's orientation asks for
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 def read_photo(image: Any, image_format: str = "RGB", background: str = "white") -> Array:
@@ -59,11 +65,8 @@ def read_photo(image: Any, image_format: str = "RGB", background: str = "white")
 
 def _from_file(path: str | os.PathLike[str], background: str) -> Array:
     name = os.fspath(path)
-    with _decoding(name), warnings.catch_warnings():
-        # Pillow warns from 89 megapixels and refuses from 179; only its refusal stops us
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(name) as image:
-            return _rgb(image, background)
+    with _decoding(name), Image.open(name) as image:
+        return _rgb(image, background)
 
 
 def _from_pil(image: Image.Image, background: str) -> Array:
@@ -73,9 +76,12 @@ def _from_pil(image: Image.Image, background: str) -> Array:
 
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
-    """Say in one line what Pillow complains about."""
+    """Say in one line what Pillow complains about, and nothing of what it only warns of: photos
+    from 89 megapixels (it refuses them from 179), and damaged notes in files."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except MinisamError as error:
         raise MinisamError(f"{name}: {error}") from None
     except FileNotFoundError:
@@ -104,7 +110,7 @@ def _rgb(image: Image.Image, background: str) -> Array:
     if 0 in image.size:
         raise MinisamError(f"it has no pixels (size {image.size[0]}x{image.size[1]})")
     kind = image.format  # which the next line forgets
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith(("I", "F")):
         x = np.asarray(image)
         # Pillow opens many 16-bit files as 32-bit "I"; of other files with small numbers nobody
@@ -119,6 +125,20 @@ def _rgb(image: Image.Image, background: str) -> Array:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     return np.array(image.convert("RGB"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a photo as its EXIF says.
+
+    `PIL.ImageOps.exif_transpose` writes the rest of the EXIF anew as well, and fails where one tag
+    of it, the camera's name perhaps, has another type than it should.
+    """
+    image.load()  # TIFF turns itself here
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged notes make Pillow raise anything; the pixels may be sound
+        return image
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
 def _from_array(x: Array, image_format: str, background: str) -> Array:

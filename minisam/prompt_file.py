@@ -61,9 +61,12 @@ def read_prompts(path: str | os.PathLike[str], photos: Iterable[str] = ()) -> Bo
         raise MinisamError(f"{file} holds no box; expected {EXAMPLE}")
     located = _joined((_locate(name, file), boxes) for name, boxes in entries.items())
     wanted = [normal(photo) for photo in photos]
-    if not wanted:
-        return located
     by_path = _joined((absolute(name), boxes) for name, boxes in located.items())
+    if not wanted:
+        first: dict[str, str] = {}
+        for name in located:
+            first.setdefault(absolute(name), name)
+        return {name: by_path[path] for path, name in first.items()}
     path_of = {photo: absolute(photo) for photo in wanted}
     by_name = _by_name(by_path, set(path_of.values()))
     found: Boxes = {}

@@ -23,6 +23,7 @@ from PIL import Image
 import minisam
 from minisam import batch
 from minisam.batch import find_here, find_masks, run
+from minisam.errors import MinisamError
 from minisam.formats import decode_rle
 from minisam.jobs import Found, Job, Task, name_tasks
 from minisam.journal import JOURNAL, Journal, results_in
@@ -126,6 +127,42 @@ def test_finished_photos_are_skipped(job: Job, photos: list[str], tmp_path: Path
     (out / "1_coco.json").unlink()
     (again,) = do(job, photos, out)
     assert again.task.photo == photos[1] and (out / "1_coco.json").exists()
+    (out / "1_coco.json").write_bytes(b"")  # what a power cut may leave
+    assert [f.task.photo for f in do(job, photos, out, overwrite=True)] == [photos[1]]
+    assert (out / "1_coco.json").stat().st_size > 0
+
+
+def test_a_finished_photo_that_is_gone_does_not_stop_the_rest(
+    job: Job, photos: list[str], tmp_path: Path
+) -> None:
+    do(job, photos[:2], tmp_path / "out")
+    Path(photos[0]).unlink()
+    gone, done = do(job, photos, tmp_path / "out")
+    assert "no such file" in gone.failure and done.task.photo == photos[2] and not done.failure
+
+
+def test_other_photos_of_the_same_size_and_time_are_not_finished(job: Job, tmp_path: Path) -> None:
+    for folder, colour in (("a", 0), ("b", 9)):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "1.bmp"
+        Image.new("RGB", (32, 24), (colour, 0, 0)).save(path)
+        os.utime(path, ns=(0, 0))
+    do(job, [str(tmp_path / "a" / "1.bmp")], tmp_path / "out")
+    with pytest.raises(MinisamError, match="other settings, weights or photos for 1"):
+        do(job, [str(tmp_path / "b" / "1.bmp")], tmp_path / "out")
+
+
+def test_a_photo_that_changes_during_the_work_is_not_finished(
+    job: Job, photos: list[str], tmp_path: Path
+) -> None:
+    def find(tasks: list[Task]) -> Iterator[Found]:
+        for found in find_here(tasks, job, SAM):
+            os.utime(found.task.photo, ns=(0, 0))
+            yield found
+
+    (task,) = name_tasks(photos[:1])
+    list(run([task], Journal(tmp_path / "out", job), find))
+    assert not Journal(tmp_path / "out", job).is_done(task)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +231,9 @@ def test_names_are_unique(tmp_path: Path) -> None:
     assert names[:4] == ["a_1", "b_1", "b_2", "a_1-2"]
     assert len({n.casefold() for n in names}) == len(names)
     assert [t.name for t in name_tasks(["x/1.jpg", "x/2.jpg"])] == ["1", "2"]
+    long = name_tasks([f"{folder}/{81 * '字'}.jpg" for folder in ("a", "b" * 250)])
+    assert len({t.name for t in long}) == 2
+    assert all(len(os.fsencode(f"{t.name}_polygons.geojson")) <= 255 for t in long)
 
 
 def test_a_folder_that_cannot_be_used(job: Job, tmp_path: Path) -> None:
@@ -266,6 +306,14 @@ def test_a_photo_that_is_named_twice_gets_all_its_boxes(
     Path(name).write_text(text)
     expected = {"0.png": ((1, 2, 3, 4), (5, 6, 7, 8))}
     assert read_prompts(name) == read_prompts(name, ["0.png"]) == expected
+
+
+def test_a_photo_named_from_the_root_and_from_here_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("boxes.csv").write_text(f"0.png,1,2,3,4\n{tmp_path / '0.png'},5,6,7,8\n")
+    assert read_prompts("boxes.csv") == {"0.png": ((1, 2, 3, 4), (5, 6, 7, 8))}
 
 
 def test_boxes_of_one_photo_are_not_given_to_another_of_the_same_name(tmp_path: Path) -> None:
@@ -407,9 +455,10 @@ def test_what_a_run_wrote_and_what_is_hidden_are_no_photos(cli: Any, folder: Pat
     assert again.code == 0 and "2 of 2 photos are finished already" in again.out
 
 
-def test_a_folder_with_one_photo_is_a_folder(cli: Any, folder: Path) -> None:
+@pytest.mark.parametrize("out", ["photos/", "results"])
+def test_a_folder_with_one_photo_is_a_folder(cli: Any, folder: Path, out: str) -> None:
     make_photos(folder / "photos", 1)
-    arguments = ("photos", "--everything", *LOOSE, "--out", "photos/")
+    arguments = ("photos", "--everything", *LOOSE, "--out", out)
     assert "1 of 1 photo finished" in cli(*arguments).out
     assert "1 of 1 photos are finished already" in cli(*arguments).out
 
@@ -489,10 +538,14 @@ def test_prompts_on_the_command_line(cli: Any, folder: Path) -> None:
         (("gone.png", "--everything"), "no such file: gone.png"),
         (("photo.png", "--everything", *LOOSE, "--out", "x.json"), "--out x.json is one file"),
         (("empty", "--everything"), "no picture in empty"),
+        (("empty", "--prompts", "boxes.csv", "--out", "r"), "no picture in empty"),
+        (("", "--everything"), "a PHOTO is empty"),
+        (("--everything", "--", ""), "a PHOTO is empty"),
     ],
 )
 def test_bad_input_is_one_line(cli: Any, folder: Path, arguments: tuple, message: str) -> None:
     (folder / "empty").mkdir()
+    (folder / "boxes.csv").write_text("photo.png,1,2,20,20\n")
     before = contents(folder)
     ran = cli(*arguments)
     assert ran.code == 2 and message in ran.err and ran.err.count("\n") == 1

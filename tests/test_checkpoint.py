@@ -143,6 +143,9 @@ WRAPPERS = {
     "weights and their average": lambda t: {
         "model": t, "ema": {n: np.zeros_like(x) for n, x in t.items()},
     },
+    "their average under longer names": lambda t: (
+        t | prefixed("ema.", {n: np.zeros_like(x) for n, x in t.items()})
+    ),
     "the parts apart": by_part,
     "wrapped twice": lambda t: {"checkpoint": {"model": prefixed("module.", t)}},
     "with pixel constants": lambda t: t | {"pixel_mean": np.zeros((3, 1, 1), np.float32)},

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import json
 import re
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_report_accounts_for_every_candidate() -> None:
     assert g.report.masks == len(records)
     assert g.report.points == g.report.of_points == 4 * 5 == seen[-1]
     assert g.report.candidates == 3 * 20
-    assert min(g.report.as_dict().values()) >= 0
+    assert min(asdict(g.report).values()) >= 0
     assert g.report.low_iou and str(g.report.low_iou) in str(g.report)
     assert str(g.report).endswith(f"= {len(records)} masks")
 
@@ -299,7 +300,8 @@ def test_reports_in_words() -> None:
 def test_advice_names_arguments_of_the_generator() -> None:
     of = inspect.signature(SamAutomaticMaskGenerator).parameters
     for report in (Report(candidates=3, low_iou=3), Report(candidates=3, low_iou=1, unstable=2),
-                   Report(candidates=3, cut_off=3)):  # fmt: skip
+                   Report(candidates=3, cut_off=3),
+                   Report(candidates=3, unstable=1, cut_off=2)):  # fmt: skip
         names = [word for word in report.advice().split() if "_" in word]
         assert names and all(name in of for name in names)
 

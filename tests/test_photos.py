@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,31 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, undo) -> 
     path = saved(image, tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_photo(path), undo(COLOUR))
     np.testing.assert_array_equal(read_photo(Image.open(path)), undo(COLOUR))
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "count", "value"),
+    [
+        (0x011A, 2, 3, b"72\0"),  # the resolution as a text
+        (0x0131, 5, 1, struct.pack("<II", 1, 2)),  # the program as a fraction
+        (0x0112, 2, 2, b"6\0"),  # the orientation itself as a text
+        (0x0132, 2, 400, b""),  # a text that ends behind the block
+    ],
+)
+def test_a_strange_note_does_not_spoil_the_photo(
+    tmp_path: Path, tag: int, kind: int, count: int, value: bytes
+) -> None:
+    notes = {0x0112: (3, 1, struct.pack("<H", 6))} | {tag: (kind, count, value)}
+    entries, data, place = b"", b"", 8 + 2 + 12 * len(notes) + 4
+    for name, (kind, count, value) in sorted(notes.items()):
+        if len(value) > 4 or count > 4:
+            data, value = data + value, struct.pack("<I", place + len(data))
+        entries += struct.pack("<HHI", name, kind, count) + value.ljust(4, b"\0")
+    block = struct.pack("<2sHIH", b"II", 42, 8, len(notes)) + entries + bytes(4) + data
+    image = Image.fromarray(COLOUR)
+    plain = read_photo(saved(image, tmp_path / "plain.jpg"))
+    noted = read_photo(saved(image, tmp_path / "noted.jpg", exif=b"Exif\0\0" + block))
+    np.testing.assert_array_equal(noted, plain if tag == 0x0112 else np.rot90(plain, -1))
 
 
 def test_the_first_frame_of_an_animation(tmp_path: Path) -> None:

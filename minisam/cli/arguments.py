@@ -125,7 +125,9 @@ def parser() -> Parser:
                         "names, or one file (.png; with --everything also .json or .geojson); for "
                         "several photos always a folder; default: here, with the photo's "
                         "name")  # fmt: skip
-    g.add_argument("--force", action="store_true", help="replace files that exist")
+    g.add_argument("--force", action="store_true",
+                   help="replace files that exist; of many photos, those that are finished stay "
+                        "as they are")  # fmt: skip
 
     many.add_arguments(p)
 

@@ -99,15 +99,15 @@ def run(args: argparse.Namespace) -> int:
     from ..prompt_file import read_prompts
     from ..weights import SHIPPED, find
     from ..weights.published import PUBLISHED
-    from .outputs import check_out, names_folder
+    from .outputs import check_out
 
     photos = list(_expand(args.photos, args.out))
+    if args.photos and not photos:
+        raise MinisamError(f"no picture in {args.photos[0]}")
     boxes = read_prompts(args.prompts, photos) if args.prompts else None
     tasks = name_tasks(photos or boxes or (), boxes)
-    if args.photos and not tasks:
-        raise MinisamError(f"no picture in {args.photos[0]}")
     alone = len(tasks) == 1 and not args.prompts and not args.dask
-    if args.out and names_folder(args.out) and any(Path(photo).is_dir() for photo in args.photos):
+    if args.out and any(Path(photo).is_dir() for photo in args.photos):
         alone = False  # a folder in which there may be more the next time
     formats = args.format or ("picture",)
     if alone and args.out is not None:
@@ -293,6 +293,8 @@ def _expand(photos: list[str], out: str | None) -> Iterator[str]:
     """The photos, and those in folders that are given; not what earlier runs wrote there or to
     `out`."""
     for photo in photos:
+        if not photo:  # to `Path`, the current folder
+            raise MinisamError("a PHOTO is empty; give the name of a picture or folder")
         if Path(photo).is_dir():
             from PIL import Image
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import MinisamError
 from ..exports import png_bytes, replacing
-from ..files import FileTaken, write_together
+from ..files import FileTaken, short, write_together
 from ..formats import cutout, overlay
 from .prompt import Prompt
 
@@ -72,7 +72,7 @@ class Place:
             check_free(path, self.force)
 
     def _set(self, out: str | None, photo: str, masks: int) -> None:
-        stem = Path(photo).stem
+        stem = short(Path(photo).stem)
         if out is None:
             self.prefix = Path(stem)
             return

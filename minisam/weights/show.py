@@ -127,8 +127,9 @@ def _summary(path: Path, weights: Weights, config: SamConfig) -> Iterator[str]:
         f"  stored    {types}, {len(weights.tensors)} tensors, "
         f"{_count(weights.tensors):,} numbers, {size:,.1f} MB{files}"
     )
-    for key, value in sorted(weights.metadata.items()):
-        yield f"  {key.removeprefix('source_'):<9} {value[:200].encode('unicode_escape').decode()}"
+    for key, value in sorted(weights.metadata.items()):  # a stranger's words: no control characters
+        name, text = (x[:200].encode("unicode_escape").decode() for x in (key, value))
+        yield f"  {name.removeprefix('source_'):<9} {text}"
     yield (
         f"  image     {_by(config.input_size)} pixels, patches of {config.patch}: "
         f"{_by(config.grid)} tokens"

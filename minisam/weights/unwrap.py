@@ -8,6 +8,7 @@ one well-known tensor shows what to take off.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -96,9 +97,10 @@ def unwrap(names: Iterable[str]) -> dict[str, str]:
             f"no SAM v1 in it: no tensor {ANCHORS[0]} among its {len(clear)} (the first: {some})"
         )
     prefix = min(prefixes, key=lambda p: p.count("."))
+    others = tuple(p for p in prefixes if len(p) > len(prefix))  # which may begin with it
     plain: dict[str, str] = {}
     for original, name in clear.items():
-        if name.startswith(prefix):
+        if name.startswith(prefix) and not name.startswith(others):
             short = name.removeprefix(prefix)
             if short in plain:
                 raise UnpickleError(f"two tensors are named {shown(short)}")
@@ -113,9 +115,9 @@ def _without_transparent(name: str) -> str:
 def _flatten(root: Any) -> Iterator[tuple[str, Tensor, int]]:
     """Yield (dotted name, tensor, id of its dict); every dict is visited once."""
     seen: set[int] = set()
-    todo: list[tuple[str, int, Any]] = [("", 0, root)]
+    todo: deque[tuple[str, int, Any]] = deque([("", 0, root)])
     while todo:
-        prefix, depth, node = todo.pop(0)
+        prefix, depth, node = todo.popleft()
         if not isinstance(node, dict) or id(node) in seen or depth > MAX_DEPTH:
             continue
         seen.add(id(node))
