@@ -168,6 +168,19 @@ def test_losses_know_perfect_from_opposite():
     assert iou(torch.full_like(target, 9.0), target).item() == pytest.approx(36 / 256)
 
 
+def test_four_pixels_cost_what_chapter_15_says():
+    """Its numbers were worked out with NumPy."""
+    logits = torch.tensor([[[[2.0, -1.0], [-3.0, 0.0]]]]).repeat(1, 4, 1, 1)
+    target = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
+    assert focal(logits, target).shape == dice(logits, target).shape == (1, 4)
+    assert focal(logits, target)[0, 0].item() == pytest.approx(0.219, abs=5e-4)
+    assert dice(logits, target)[0, 0].item() == pytest.approx(0.298, abs=5e-4)
+    loss, real = prompt_loss(logits, torch.full((1, 4), 0.9), target, one_point=True)
+    assert real.tolist() == [[0.5] * 4] and loss.shape == (1,)
+    each = 20 * 0.2193 + 0.2977  # the best mask in full and mask 0 by half
+    assert loss.item() == pytest.approx(1.5 * each + 0.4**2, abs=5e-3)
+
+
 def test_one_point_is_judged_by_its_best_mask():
     target = torch.zeros(1, 1, 16, 16)
     target[..., 4:10, 4:10] = 1
