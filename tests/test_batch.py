@@ -523,6 +523,7 @@ def test_prompts_on_the_command_line(cli: Any, folder: Path) -> None:
         (("photo.png", "--everything", "--prompts", "x.csv"), "not both"),
         (("photo.png", "photo2.png", "--everything"), "--out"),
         (("photo.png", "photo2.png", "--everything", "--out", ""), "need a folder"),
+        (("photo.png", "photo2.png", "--everything", "--out", "x.png"), "need a folder"),
         (("photo.png", "--everything", "--out", ""), "--out is empty"),
         (("photo.png", "--everything", "--out", "x.jpg"), "pictures are written as PNG"),
         (("photo.png", "--everything", "--points-per-side", "0"), "--points-per-side is 0"),

@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     if alone and args.out is not None:
         check_out(args.out)
         _check_one_file(args.out, formats, args.force)
-    if not alone and not args.out:
+    if not alone and (not args.out or _is_one_file(args.out)):
         raise MinisamError("the results of several photos need a folder: --out results/")
     with Line() as line:
         line.show(f"loading {args.model}")
