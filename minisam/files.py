@@ -164,7 +164,8 @@ def _cannot_write(target: Path, error: OSError) -> MinisamError:
 
 def short(name: str) -> str:
     """Cut a name so that an ending fits behind it: disks allow 255 bytes."""
-    return os.fsencode(name)[:LONGEST].decode(errors="ignore")
+    data = os.fsencode(name)
+    return name if len(data) <= LONGEST else data[:LONGEST].decode(errors="ignore")
 
 
 def normal(path: str | os.PathLike[str]) -> str:

@@ -231,6 +231,7 @@ def test_names_are_unique(tmp_path: Path) -> None:
     assert names[:4] == ["a_1", "b_1", "b_2", "a_1-2"]
     assert len({n.casefold() for n in names}) == len(names)
     assert [t.name for t in name_tasks(["x/1.jpg", "x/2.jpg"])] == ["1", "2"]
+    assert name_tasks(["\udcff.jpg"])[0].name == "\udcff"  # no UTF-8, and short
     long = name_tasks([f"{folder}/{81 * '字'}.jpg" for folder in ("a", "b" * 250)])
     assert len({t.name for t in long}) == 2
     assert all(len(os.fsencode(f"{t.name}_polygons.geojson")) <= 255 for t in long)
