@@ -91,14 +91,18 @@ def offsets() -> Image.Image:
     config = nano.sam().config
     block = config.windows.index(0)
     table = nano.sam().params["image_encoder"]["blocks"][block]["attn"]
-    q = queries("chelsea", block).reshape(config.heads, -1, config.head_width)
+    rows, cols = nano.photo_tokens("chelsea")
+    q = queries("chelsea", block)[:, :rows, :cols]  # the photo's tokens, without the padding's
     plots = []
     for axis, title in (("h", "rows: query - key"), ("w", "columns: query - key")):
-        by_distance = (q @ table[f"rel_pos_{axis}"].T).mean(axis=1)  # (heads, 2n - 1)
-        n = (by_distance.shape[1] + 1) // 2
-        x = np.arange(-n + 1, n)
+        added = (q @ table[f"rel_pos_{axis}"].T).mean(axis=2 if axis == "h" else 1)
+        n = (added.shape[-1] + 1) // 2  # added: (heads, rows or columns of the photo, 2n - 1)
+        near = np.arange(added.shape[1])  # of the queries
+        x = np.arange(-n + 1, near[-1] + 1)
+        # only queries that have a key at that distance
+        y = [added[:, (near - d >= 0) & (near - d < n), d + n - 1].mean(axis=1) for d in x]
         plots.append(line_plot(
-            {f"head {i}": (x, y) for i, y in enumerate(by_distance[:4])},
+            {f"head {i}": (x, of_head) for i, of_head in enumerate(np.transpose(y)[:4])},
             width=430, height=250, x_label=title, y_label="added"))  # fmt: skip
     return sheet(row(plots, gap=8))
 

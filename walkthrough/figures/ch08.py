@@ -44,7 +44,7 @@ def hint() -> Image.Image:
     dense = encode_mask(logits, nano.sam().params["prompt_encoder"], config.grid)
     no, yes = _vector(-40), _vector(40)
     along = np.einsum("c,chw->hw", yes - no, dense - no[:, None, None]) / np.sum((yes - no) ** 2)
-    inner = [-(-n // config.patch) for n in nano.predictor("coffee").input_size]
+    inner = nano.photo_tokens("coffee")
     low = logits[0, : 4 * inner[0], : 4 * inner[1]]
     image = shown(overlay(nano.photo("coffee"), mask), 290)
     mark(image, (CLICK[0] * image.width, CLICK[1] * image.height))

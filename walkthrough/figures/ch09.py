@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from minisam import two_way
-from minisam.layers import linear, softmax
+from minisam.layers import layer_norm, linear, softmax
 from minisam.prompt_encoder import dense_position, encode_prompts
 
 from . import figure, nano
@@ -70,9 +70,8 @@ def run(x: float, y: float) -> tuple[list[np.ndarray], list[np.ndarray], np.ndar
 
 def on_photo(values: np.ndarray) -> np.ndarray:
     """(N,) over the token grid -> the part of it that holds the photo."""
-    config = nano.sam().config
-    rows, cols = (-(-n // config.patch) for n in nano.predictor("coffee").input_size)
-    return values.reshape(config.grid)[:rows, :cols]
+    rows, cols = nano.photo_tokens("coffee")
+    return values.reshape(nano.sam().config.grid)[:rows, :cols]
 
 
 def click_photo(clicks: list[tuple[float, float]], width: int) -> Image.Image:
@@ -82,17 +81,27 @@ def click_photo(clicks: list[tuple[float, float]], width: int) -> Image.Image:
     return image
 
 
+def names() -> list[str]:
+    """Of the tokens of a click, in their order."""
+    return ["score", *(f"mask {i}" for i in range(nano.sam().config.masks)), "click", "padding"]
+
+
+def padding_share() -> dict[str, float]:
+    """How much of each token's last attention falls on the frame's padding, mean over the heads."""
+    last = run(*CLICK)[0][-1].mean(axis=0)  # (T, N)
+    return {name: 1 - float(on_photo(of).sum()) for name, of in zip(names(), last, strict=True)}
+
+
 @figure("09-attention")
 def attention() -> Image.Image:
     """Both directions of attention, a map a token."""
     weights, *_ = run(*CLICK)
-    names = ["score", *(f"mask {i}" for i in range(nano.sam().config.masks)), "click", "padding"]
     last, back = weights[-1].mean(axis=0), weights[-2].mean(axis=0)  # (T, N), (N, T)
-    above = [panel(heat_map(on_photo(last[i]), 112, bar=False), n) for i, n in enumerate(names)]
+    above = [panel(heat_map(on_photo(last[i]), 112, bar=False), n) for i, n in enumerate(names())]
     high = float(back.max())
     below = [
         panel(heat_map(on_photo(back[:, i]), 112, low=0, high=high, form="{:.1f}"), n)
-        for i, n in enumerate(names)
+        for i, n in enumerate(names())
     ]
     return sheet(column([
         panel(row(above, gap=8), "tokens -> image, last attention: where does the token look?"),
@@ -102,14 +111,15 @@ def attention() -> Image.Image:
 
 @figure("09-image-moves")
 def image_moves() -> Image.Image:
-    """How far the image tokens move for two clicks, and how far apart they end."""
+    """How far the image tokens move for two clicks, more than by the norms, and how far apart they
+    end."""
     tiles, after = [], []
     for name, click in (("click A", CLICK), ("click B", OTHER)):
-        _, _, before, image = run(*click)
-        picture = heat_map(on_photo(np.linalg.norm(image - before, axis=1)), 250, form="{:.0f}")
-        tiles.append(
-            panel(column([click_photo([click], 250), picture], gap=8), f"{name}: distance moved")
-        )
+        _, _, normed, image = run(*click)
+        for layer in nano.sam().params["mask_decoder"]["transformer"]["layers"]:
+            normed = layer_norm(normed, **layer["norm4"], eps=two_way.EPS)
+        picture = heat_map(on_photo(np.linalg.norm(image - normed, axis=1)), 250, form="{:.0f}")
+        tiles.append(panel(column([click_photo([click], 250), picture], gap=8), f"{name}: moved"))
         after.append(image)
     apart = heat_map(on_photo(np.linalg.norm(after[0] - after[1], axis=1)), 250, form="{:.0f}")
     both = column([click_photo([CLICK, OTHER], 250), apart], gap=8)

@@ -45,6 +45,12 @@ def predictor(name: str) -> minisam.SamPredictor:
     return made
 
 
+def photo_tokens(name: str) -> tuple[int, int]:
+    """Rows and columns of the token grid that hold the photo, the other tokens being padding."""
+    rows, cols = (-(-n // sam().config.patch) for n in predictor(name).input_size)
+    return rows, cols
+
+
 def block_input(name: str, block: int) -> np.ndarray:
     """What enters an encoder block on a photo: (H, W, D)."""
     if block:

@@ -52,29 +52,31 @@ def choose_objects(
 
 
 def depth_inside(mask: Tensor) -> Tensor:
-    """How deep inside its region every pixel lies (P, h, w), in pixels, by repeated erosion."""
-    left = F.pad(mask.float()[:, None], (1, 1, 1, 1))  # beyond the frame is outside
-    depth = torch.zeros_like(left)
-    for _ in range((max(mask.shape[1:]) + 1) // 2):
-        depth += left
-        left = -F.max_pool2d(-left, 3, 1, 1)
-        if not left.any():
-            break
-    return depth[:, 0, 1:-1, 1:-1]
+    """How far every pixel of a mask is from the nearest outside it: (P, h, w) float32, in pixels,
+    0 outside; what is beyond the frame is outside, too."""
+    from scipy import ndimage
+
+    depth = np.zeros(mask.shape, np.float32)
+    for own, filled in zip(mask.cpu().numpy(), depth, strict=True):
+        rows, columns = own.any(1).nonzero()[0], own.any(0).nonzero()[0]
+        if not len(rows):
+            continue
+        # beyond its bounding box all is outside, and one pixel of that is enough
+        at = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        filled[at] = ndimage.distance_transform_edt(np.pad(own[at], 1))[1:-1, 1:-1]
+    return torch.from_numpy(depth).to(mask.device)
 
 
 def pick_pixel(region: Tensor, innermost: Tensor) -> Tensor:
     """One pixel of every region (P, R, R) bool -> xy (P, 2) in region pixels.
 
-    Where `innermost` (P,) is true the deepest one, else a random one. Depth is found at no more
-    than 64x64, which is enough to click by. An empty region gives a random pixel of the frame.
+    Where `innermost` (P,) is true the deepest one (of several one at random), else any one. An
+    empty region gives a random pixel of the frame.
     """
     p, r, _ = region.shape
     score = torch.rand(p, r, r, device=region.device)
     if bool(innermost.any()):
-        coarse = F.adaptive_avg_pool2d(region[innermost][:, None].float(), min(r, 64))[:, 0] >= 0.5
-        depth = F.interpolate(depth_inside(coarse)[:, None], size=(r, r), mode="bilinear")[:, 0]
-        score[innermost] = score[innermost] * 0.5 + depth
+        score[innermost] = score[innermost] * 0.01 + depth_inside(region[innermost])
     best = torch.where(region, 1 + score, score * 0.5).flatten(1).argmax(1)
     return torch.stack([best % r, best // r], 1)
 
@@ -86,7 +88,7 @@ def to_input(xy: Tensor, r: int, side: int) -> Tensor:
 
 def first_clicks(target: Tensor, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """One foreground point and the padding point: xy (P, 2, 2), labels (P, 2)."""
-    inner = torch.as_tensor(rng.random(len(target)) < 0.7, device=target.device)
+    inner = torch.as_tensor(rng.random(len(target)) < 0.85, device=target.device)
     xy = to_input(pick_pixel(target, inner), target.shape[-1], side)
     labels = torch.tensor([[-1, 1]], device=target.device).expand(len(xy), 2)
     return torch.stack([torch.zeros_like(xy), xy], 1), labels
@@ -124,7 +126,7 @@ def corrective_clicks(
     missed, spilled = target & ~predicted, predicted & ~target
     add = missed.sum((1, 2)) >= spilled.sum((1, 2))
     region = torch.where(add[:, None, None], missed, spilled)
-    inner = torch.as_tensor(rng.random(len(target)) < 0.75, device=target.device)
+    inner = torch.as_tensor(rng.random(len(target)) < 0.85, device=target.device)
     xy = to_input(pick_pixel(region, inner), target.shape[-1], side)
     empty = ~region.flatten(1).any(1)  # a perfect mask: confirm it with a point of the object
     if bool(empty.any()):
