@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -85,3 +91,17 @@ def test_a_photo_keeps_its_shape_in_a_frame_that_is_not_square() -> None:
 
 def test_sizes_are_rounded_half_up() -> None:
     assert fit_size((5, 32), 16) == (3, 16) and fit_size((32, 7), 16) == (16, 4)
+
+
+def test_resizing_is_metas_and_torchvisions() -> None:
+    """In a process of its own: torchvision is entered in an unusual way there."""
+    for package in ("segment_anything", "torchvision"):
+        if find_spec(package) is None:
+            pytest.skip(f"needs {package}")
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.reference.meta_resize"],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    found = re.search(r"differ by (\d+) of 255, clicks by (\S+) pixels", run.stdout)
+    assert found and int(found[1]) == 0 and float(found[2]) < 1e-4

@@ -100,7 +100,7 @@ def pipeline() -> Image.Image:
     for x, y, text in (
         (272, 16, f"3 x {side} x {side}"), (480, 16, f"{c} x {h} x {w}"),
         (120, 256, "xy, scaled to the frame (01)"), (455, 178, f"T x {c}"),
-        (668, 16, "tokens, map"),
+        (668, 16, "4 x 256, 256 x 32 x 32"),
         (812, 150, f"4 x {4 * h} x {4 * w}"),
         (540, 282, "the photo's own size"), (330, 104, "once per photo"),
         (640, 150, "once per prompt"),
