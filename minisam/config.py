@@ -13,7 +13,7 @@ Shape = tuple[int, ...]
 # build_sam.py @dca509f.
 OFFICIAL = {"vit_b": (768, 12, 12), "vit_l": (1024, 24, 16), "vit_h": (1280, 32, 16)}
 
-# The one number that no tensor shows: how many heads the two-way transformer splits its width into.
+# The one size that no tensor shows: how many heads the two-way transformer splits its width into.
 # It is 8 in every published SAM (build_sam.py `_build_sam` @dca509f); a file may say otherwise in
 # its metadata under "decoder_heads".
 DECODER_HEADS = 8

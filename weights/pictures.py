@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,7 @@ def panel(
 @printing()
 def main() -> None:
     """Draw ``weights/good.jpg`` and ``weights/bad.jpg``; print the scores shown."""
+    argparse.ArgumentParser(prog="python -m weights.pictures", description=__doc__).parse_args()
     predictor = minisam.SamPredictor(minisam.load(str(HERE / "minisam-nano.safetensors")))
     for kind, cases in CASES.items():
         panels = [panel(predictor, *case) for case in cases]
