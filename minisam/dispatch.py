@@ -19,9 +19,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 HOT: dict[str, Callable[..., Any]] = {}  # name -> plain function; the tests pair each with its twin
 
 OFF = ("", "0", "false", "no", "off")
-_plain = ContextVar(
-    "minisam_plain", default=os.environ.get("MINISAM_PLAIN", "").strip().lower() not in OFF
-)
+# NUMBA_DISABLE_JIT turns the compiler off, without which there are no kernels
+_asked = (os.environ.get(name, "") for name in ("MINISAM_PLAIN", "NUMBA_DISABLE_JIT"))
+_plain_at_first = any(value.strip().lower() not in OFF for value in _asked)
+_plain = ContextVar("minisam_plain", default=_plain_at_first)
 
 
 @contextmanager

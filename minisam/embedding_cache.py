@@ -99,7 +99,7 @@ def limit_bytes() -> int:
         It is not a number.
     """
     asked = os.environ.get("MINISAM_EMBEDDINGS_MB", "").strip() or str(LIMIT_MB)
-    if not asked.isdecimal():
+    if not asked.isdecimal() or len(asked) > 9:
         raise MinisamError(f"MINISAM_EMBEDDINGS_MB is {asked!r}; expected megabytes, 0 for none")
     return int(asked) * 1_000_000
 

@@ -176,16 +176,22 @@ class SamAutomaticMaskGenerator:
                 f"encode; expected {MOST_LAYERS} at most"
             )
         _at_least("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1)
-        if not 0 <= crop_overlap_ratio <= 1:
-            raise MinisamError(f"crop_overlap_ratio is {crop_overlap_ratio}; expected 0 to 1")
         for name, number in (("pred_iou_thresh", pred_iou_thresh),
                              ("stability_score_thresh", stability_score_thresh),
                              ("stability_score_offset", stability_score_offset),
                              ("box_nms_thresh", box_nms_thresh),
-                             ("crop_nms_thresh", crop_nms_thresh)):  # fmt: skip
+                             ("crop_nms_thresh", crop_nms_thresh),
+                             ("crop_overlap_ratio", crop_overlap_ratio),
+                             ("min_mask_region_area", min_mask_region_area)):  # fmt: skip
             if not isinstance(number, (int, float, np.number)) or np.isnan(number):
                 # a nan would switch the filter off
                 raise MinisamError(f"{name} is {number!r}; expected a number")
+        if not 0 <= crop_overlap_ratio <= 1:
+            raise MinisamError(f"crop_overlap_ratio is {crop_overlap_ratio}; expected 0 to 1")
+        for name, number in (("stability_score_offset", stability_score_offset),
+                             ("min_mask_region_area", min_mask_region_area)):  # fmt: skip
+            if number < 0:
+                raise MinisamError(f"{name} is {number}; expected 0 or more")
         if output_mode not in OUTPUT_MODES:
             raise MinisamError(
                 f"output_mode is {output_mode!r}; expected one of {', '.join(OUTPUT_MODES)}"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .errors import MinisamError
 from .formats import as_mask, coco_annotations, colour, geojson, label_map, overlay
 
 Array = np.ndarray
@@ -102,7 +103,10 @@ def replacing(files: Iterable[Path]) -> Iterator[None]:
         old |= {table.parent / f"{number}.png" for number in numbers}
     yield
     for path in old - new:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise MinisamError(f"{path} is of an earlier run and cannot be removed") from error
 
 
 FORMATS: dict[str, Callable[[str, Array, Records], Files]] = {

@@ -48,7 +48,7 @@ def thread_count() -> int:
     asked = os.environ.get("MINISAM_THREADS", "").strip()
     if not asked:
         return physical_cores()
-    if not asked.isdecimal() or int(asked) < 1:
+    if not asked.isdecimal() or len(asked) > 9 or int(asked) < 1:
         raise MinisamError(f"MINISAM_THREADS is {asked!r}; expected a whole number, 1 or more")
     return int(asked)
 
@@ -190,7 +190,8 @@ def parallel(task: Callable[[T], object], items: Iterable[T]) -> None:
     Raises
     ------
     Exception
-        The first that a task raised; items not yet started are dropped.
+        One that a task raised, the calling thread's if it raised too; items not yet started are
+        dropped.
     """
     todo = list(items)
     todo.reverse()  # list.pop takes from the end, in one step that no other thread can interrupt
@@ -279,7 +280,8 @@ def workspace(name: str, *shape: int) -> np.ndarray:
     Parameters
     ----------
     name : str
-        Two arrays in use at once need two names.
+        Two arrays in use at once need two names, also those of a task that calls `parallel` and of
+        the tasks in that, which may run on its thread.
     *shape : int
     """
     size = math.prod(shape)

@@ -162,6 +162,12 @@ def test_explicit_grids() -> None:
         (dict(crop_nms_thresh=np.nan), "crop_nms_thresh is nan"),
         (dict(stability_score_thresh=np.nan), "stability_score_thresh is nan"),
         (dict(stability_score_offset=np.nan), "stability_score_offset is nan"),
+        (dict(stability_score_offset=-3.0), "stability_score_offset is -3.0; expected 0 or more"),
+        (dict(min_mask_region_area=None), "min_mask_region_area is None"),
+        (dict(min_mask_region_area="9"), "min_mask_region_area is '9'"),
+        (dict(min_mask_region_area=-1), "min_mask_region_area is -1; expected 0 or more"),
+        (dict(crop_overlap_ratio=None), "crop_overlap_ratio is None"),
+        (dict(crop_overlap_ratio=2), "crop_overlap_ratio is 2; expected 0 to 1"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:

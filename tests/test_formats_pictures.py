@@ -183,6 +183,12 @@ def test_coco_has_the_photos_height_and_width() -> None:
     assert data["images"] == [{"id": 1, "file_name": "a.jpg", "height": 60, "width": 80}]
 
 
+def test_coco_takes_no_mask_of_another_size() -> None:
+    photo = {"file_name": "a.jpg", "size": (60, 80), "masks": [np.ones((80, 60), bool)]}
+    with pytest.raises(MinisamError, match=r"a mask of a\.jpg has 60x80 pixels, the photo 80x60"):
+        coco_annotations([photo])
+
+
 def test_files_of_boxes() -> None:
     """Masks that were asked for by a box have no click and no crop."""
     keys = RECORDS[0].keys() - {"point_coords", "crop_box"}

@@ -142,6 +142,9 @@ def agrees_with_pycocotools(mask: np.ndarray) -> None:
         ({"size": [2, 2], "counts": [2**62] * 4 + [4]}, "covers 18446744073709551620 pixels"),
         ({"size": [2, 2], "counts": ["x"]}, "counts"),
         ({"size": [2, 2], "counts": [[1, 2], [3]]}, "counts"),
+        ({"size": [2, 2], "counts": [0.9, 4.2]}, "counts"),
+        ({"size": "22", "counts": [0, 4]}, "size"),
+        ({"size": [2.9, 2], "counts": [0, 4]}, "size"),
     ],
 )
 def test_damage_is_one_clear_line(rle: dict, message: str) -> None:

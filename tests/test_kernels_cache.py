@@ -95,6 +95,27 @@ def test_no_process_is_started_where_there_is_no_core_for_it(
         assert beside.start() is None
 
 
+def test_a_process_that_ended_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINISAM_THREADS", "2")
+    monkeypatch.delenv(beside.ASSISTANT, raising=False)
+    monkeypatch.setattr(beside, "CODE", "pass  # {path!r}")
+    process = beside.start()
+    assert process is not None
+    for _ in range(500):
+        if process.returncode is not None:  # set by whoever waits for it; this test does not
+            break
+        time.sleep(0.02)
+    assert process.returncode == 0
+
+
+def test_without_a_compiler_the_plain_functions_run() -> None:
+    code = "import numpy as np, minisam.kernels\nfrom minisam.layers import gelu\n"
+    done = subprocess.run([sys.executable, "-c", code + "print(gelu(np.float32([0])))"], cwd=ROOT,
+                          env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True,
+                          text=True)  # fmt: skip
+    assert done.stdout == "[0.]\n", done.stderr
+
+
 def test_only_the_encoders_kernels_start_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
     monkeypatch.setattr(beside, "_assistant", None)

@@ -488,9 +488,69 @@ def test_the_cards_tables_come_from_the_results(evaluate, tmp_path):
     assert new.split("\n| DUTS val")[0] == card.split("\n| DUTS val")[0]
     with pytest.raises(MinisamError, match="other sources"):
         evaluate.read_results(saved(results("duts", 0.111)))
+    path.write_text(json.dumps({"disc": []}))
+    with pytest.raises(MinisamError, match="other sources"):
+        evaluate.read_results([path])
+    for bad in ("{", "[]", '{"model": [{"depth": 1}]}'):
+        path.write_text(bad)
+        with pytest.raises(MinisamError, match="holds no results"):
+            evaluate.read_results([path])
+    with pytest.raises(MinisamError, match="holds no results"):
+        evaluate.read_results([tmp_path / "none.json"])
 
 
 # ------------------------------------------------------------------ a whole run
+
+
+def test_a_gradient_that_is_not_finite_is_left_out(tmp_path):
+    from argparse import Namespace
+
+    from weights.train import trainer
+
+    model = tiny_sam()
+    args = Namespace(lr=1.0, final_lr=0.0, warmup=1, hold=1.0, decay=0.0, ema=0.9, seed=0,
+                     workers=1, batch=2, out=tmp_path)  # fmt: skip
+    run = trainer.Trainer(model, args, lambda: 0.0)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    for _ in range(trainer.MOST_LEFT_OUT - 1):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, torch.nan)
+        run.update({})
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(torch.equal(v, before[k]) for k, v in run.ema.items()) and run.step == 0
+    for p in model.parameters():
+        p.grad = torch.full_like(p, torch.nan)
+    with pytest.raises(MinisamError, match="20 gradients in a row were not finite"):
+        run.update({})
+
+
+def test_a_side_that_patches_do_not_fill_is_refused():
+    from argparse import Namespace
+
+    from weights.train.__main__ import build
+
+    with pytest.raises(MinisamError, match="--side 504: expected a multiple of 16"):
+        build(Namespace(side=504, window=14, init=None, seed=0))
+
+
+def test_an_end_in_another_time_zone():
+    from argparse import Namespace
+    from datetime import datetime, timedelta, timezone
+
+    from weights.train.__main__ import seconds_to_go
+
+    end = datetime.now(timezone(timedelta(hours=5))) + timedelta(minutes=1)
+    seconds = seconds_to_go(Namespace(until=end.isoformat(), hours=0.0), 0.0)
+    assert 50 < seconds <= 60
+
+
+def test_sources_without_an_archive_are_named(archives):
+    from weights.train.data import read_index
+    from weights.train.library import Library
+
+    library = Library(read_index(archives, "train"), torch.device("cpu"))
+    with pytest.raises(MinisamError, match="no photo of cars is in the archives"):
+        library.draw(np.random.default_rng(0), {"cars": 1.0}, 1)
 
 
 @pytest.fixture

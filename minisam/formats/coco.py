@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import MinisamError
 from .rle import as_rle, compress_rle, rle_area, rle_bbox
 
 
@@ -44,7 +45,13 @@ def coco_annotations(
             }
         )
         for mask in photo["masks"]:
-            annotations.append(_annotation(len(annotations) + 1, image_id, mask))
+            made = _annotation(len(annotations) + 1, image_id, mask)
+            if made["segmentation"]["size"] != [h, w]:
+                found = "{1}x{0}".format(*made["segmentation"]["size"])
+                raise MinisamError(
+                    f"a mask of {photo['file_name']} has {found} pixels, the photo {w}x{h}"
+                )
+            annotations.append(made)
     return {
         "info": {"description": "Masks made with minisam"},
         "licenses": [],

@@ -9,6 +9,7 @@ Both agree with pycocotools bit for bit: `tests/test_formats_rle.py`.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -144,7 +145,7 @@ def _as_mask(mask: np.ndarray) -> np.ndarray:
 
 def _size(rle: Mapping[str, Any]) -> tuple[int, int]:
     try:
-        h, w = (int(n) for n in rle["size"])
+        h, w = (operator.index(n) for n in rle["size"])
     except (KeyError, TypeError, ValueError) as error:
         raise MinisamError('RLE needs "size": [height, width]') from error
     if h < 0 or w < 0 or h * w > MOST_PIXELS:
@@ -160,7 +161,10 @@ def _read(rle: Mapping[str, Any]) -> tuple[int, int, np.ndarray]:
         if isinstance(given, (str, bytes)):
             counts = _string_to_counts(_text(given))
         else:
-            counts = np.asarray(given, np.int64).reshape(-1)
+            counts = np.asarray(given).reshape(-1)
+            if counts.size and counts.dtype.kind not in "iu":
+                raise ValueError
+            counts = counts.astype(np.int64)
     except MinisamError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,7 @@ def start() -> subprocess.Popen[bytes] | None:
     if alone or not name.startswith(("python", "pypy")) or getattr(sys, "frozen", False):
         return None
     try:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", CODE.format(path=sys.path)],
             env={**os.environ, ASSISTANT: "1"},
             stdin=subprocess.DEVNULL,
@@ -69,6 +71,10 @@ def start() -> subprocess.Popen[bytes] | None:
         )
     except OSError:
         return None
+    with suppress(RuntimeError):  # no more threads
+        # a process that ended stays in the system's list until someone has asked how
+        threading.Thread(target=process.wait, daemon=True).start()
+    return process
 
 
 def run() -> None:

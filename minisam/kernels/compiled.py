@@ -24,7 +24,17 @@ from .. import __version__
 from ..files import cache_dir
 from . import beside
 
-_features = binding.get_host_cpu_features() if platform.machine() in ("x86_64", "AMD64") else {}
+
+def _cpu_features() -> dict[str, bool]:
+    """What LLVM knows of an x86 CPU; {} of others, and where it cannot tell."""
+    try:
+        known = platform.machine() in ("x86_64", "AMD64")
+        return binding.get_host_cpu_features() if known else {}
+    except RuntimeError:
+        return {}
+
+
+_features = _cpu_features()
 # Floats in a vector register; vectors and rows in a tile of `matmul`. The tile's sums, its loaded
 # vectors and one number of the other factor must fit into the registers: AVX-512 and ARM have 32,
 # older x86 16. Six rows read a panel, which lies in the second cache, less often than four; Zen 4,

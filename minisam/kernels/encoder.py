@@ -93,7 +93,7 @@ def mlp(x: Array, lin1: dict, lin2: dict) -> Array:
         out[some] += lin2["bias"]
 
     threads.parallel(run, threads.blocks(len(rows), ROWS))
-    return out.reshape(*x.shape[:-1], -1)
+    return out.reshape(*x.shape[:-1], out.shape[1])
 
 
 # ---------------------------------------------------------------------- attention

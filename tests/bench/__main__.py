@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from minisam.threads import physical_cores
 from . import processes
 from .engines import ENGINES
 from .files import PROMPTS, folder_for, read_config
+from .worker import child_environment
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"minisam": "numpy", "PyTorch": "torch", "ONNX Runtime": "onnxruntime",
@@ -46,10 +46,9 @@ class Worker:
 
     def __init__(self, name: str, folder: Path, threads: int) -> None:
         self.name = name
-        limits = ("MINISAM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.bench.worker", name, str(folder), str(threads)],
-            cwd=ROOT, env=os.environ | dict.fromkeys(limits, str(threads)),
+            cwd=ROOT, env=child_environment(threads),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
         try:
             self.problem: str | None = self._answer().get("error")

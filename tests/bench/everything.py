@@ -35,7 +35,7 @@ from minisam.threads import physical_cores
 from tests.recipe import VIT_B, recipe_sam
 from tests.reference.everything_golden import thresholds
 
-from .worker import peak_memory
+from .worker import child_environment, peak_memory
 
 ROOT = Path(__file__).parents[2]
 PHOTO = ROOT / "walkthrough" / "photos" / "astronaut.jpg"
@@ -90,11 +90,10 @@ def agree(a: list[float], b: list[float]) -> bool:
 
 def child(side: str, model: str, size: int, arguments: dict[str, Any], threads: int) -> Any:
     """Run one side in a process of its own."""
-    limits = ("MINISAM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     task = json.dumps([side, model, size, arguments])
     answer = subprocess.run(
         [sys.executable, "-m", "tests.bench.everything", "--child", task],
-        cwd=ROOT, env=os.environ | dict.fromkeys(limits, str(threads)), check=True,
+        cwd=ROOT, env=child_environment(threads), check=True,
         stdout=subprocess.PIPE, text=True)  # fmt: skip
     return json.loads(answer.stdout.splitlines()[-1])
 

@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from .worker import child_environment
+
 ROOT = Path(__file__).parents[2]
 PHOTO = ROOT / "walkthrough" / "photos" / "astronaut.jpg"
 # As after `pip install minisam`: where Numba finds SciPy, which the peers need, it loads that too.
+# Python runs `sitecustomize.py` at the start of every process, those that minisam starts included.
 ALONE = 'import sys; sys.modules["scipy"] = None\n'
 LOAD = 'import minisam; minisam.load("nano")'
 PREDICT = f"""
@@ -27,11 +30,12 @@ predictor.predict_many([[[200, 150]], [[100, 100]]], [[1], [1]])
 
 def table(runs: int, threads: int, tell: Callable[[str], None]) -> str:
     """Seconds from start to exit, as Markdown."""
-    with tempfile.TemporaryDirectory() as cold:
+    with tempfile.TemporaryDirectory() as cold, tempfile.TemporaryDirectory() as site:
+        (Path(site) / "sitecustomize.py").write_text(ALONE)
         tell("the nano's processes; compiling its kernels in an empty cache")
-        compiling = seconds(PREDICT, threads, cold)
-        warm = [seconds(PREDICT, threads, cold) for _ in range(runs)]
-    loads = [seconds(LOAD, threads) for _ in range(runs + 1)][1:]
+        compiling = seconds(PREDICT, threads, site, cold)
+        warm = [seconds(PREDICT, threads, site, cold) for _ in range(runs)]
+        loads = [seconds(LOAD, threads, site) for _ in range(runs + 1)][1:]
     rows = {
         "import minisam and load the nano": _spread(loads),
         "nano, photo to masks": _spread(warm),
@@ -46,13 +50,16 @@ def _spread(times: list[float]) -> str:
     return f"{statistics.median(times):.2f} s ({min(times):.2f})"
 
 
-def seconds(code: str, threads: int, cache: str | None = None) -> float:
-    """Run a Python process to its end; `cache`: the folder for its kernels."""
-    env = os.environ | {"MINISAM_THREADS": str(threads)}
+def seconds(code: str, threads: int, site: str, cache: str | None = None) -> float:
+    """Run a Python process to its end; `site`: a folder of modules before all others, `cache`: one
+    for its kernels."""
+    others = os.environ.get("PYTHONPATH")
+    env = child_environment(threads)
+    env |= {"PYTHONPATH": os.pathsep.join([site, others] if others else [site])}
     if cache is not None:
         env |= {"MINISAM_CACHE": cache}
         env.pop("NUMBA_CACHE_DIR", None)
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", ALONE + code], cwd=ROOT, env=env, check=True,
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, check=True,
                    stderr=subprocess.DEVNULL if cache else None)  # fmt: skip
     return time.perf_counter() - start

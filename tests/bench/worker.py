@@ -19,6 +19,12 @@ import numpy as np
 from .engines import ENGINES, Engine
 
 
+def child_environment(threads: int) -> dict[str, str]:
+    """The environment of a process that computes on so many threads."""
+    limits = ("MINISAM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return os.environ | dict.fromkeys(limits, str(threads))
+
+
 def main() -> None:
     name, folder, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     answers = os.fdopen(os.dup(1), "w")

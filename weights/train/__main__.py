@@ -113,7 +113,8 @@ class Clock:
 def seconds_to_go(args: argparse.Namespace, before: float) -> float:
     """What `--until` or `--hours` leaves for this process."""
     if args.until:
-        return (parse_until(args.until) - datetime.datetime.now()).total_seconds()
+        until = parse_until(args.until)
+        return (until - datetime.datetime.now(until.tzinfo)).total_seconds()
     return args.hours * 3600 - before
 
 
@@ -156,6 +157,8 @@ def parse_shares(texts: list[str]) -> tuple[tuple[str, float], ...]:
 
 def build(args: argparse.Namespace) -> Sam:
     """The model to train: from `--init`, tables resized, or from random weights."""
+    if args.side < 1 or args.side % Config.patch:
+        raise MinisamError(f"--side {args.side}: expected a multiple of {Config.patch}")
     if args.init:
         return Sam.from_state(resize_tables(load_weights(args.init), args.side, args.window))
     torch.manual_seed(args.seed)
@@ -192,6 +195,8 @@ def main() -> None:
     usual = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
 
     def validate() -> None:
+        if not held_out.entries:  # without the archives of DUTS
+            return
         score = quick_score(trainer.average(), held_out, args.val_photos)
         with trainer.lock:
             trainer.write({"val_click_iou": round(score, 4)})

@@ -22,6 +22,7 @@ from .library import Library
 
 LAYER = 4096  # label id of a picture = LAYER * layer + label in its photo
 PASTED = 4 * LAYER + 1  # label id of a pasted object, over four photos at most
+PASTED_FROM = {"duts": 0.7, "coco": 0.15, "ccp": 0.1, "cars": 0.05}  # shares of the sources
 
 
 @dataclass(frozen=True)
@@ -174,11 +175,9 @@ def paste(
     """Cut objects out of other photos and put them over some of the pictures, mostly smaller."""
     side, device = colours.shape[-1], colours.device
     pictures = np.flatnonzero(rng.random(len(colours)) < mix.paste)
-    if not len(pictures):
+    if not len(pictures) or not any(len(library.by_source[source]) for source in PASTED_FROM):
         return
-    rows, maps = library.draw(
-        rng, {"duts": 0.7, "coco": 0.15, "ccp": 0.1, "cars": 0.05}, len(pictures)
-    )
+    rows, maps = library.draw(rng, PASTED_FROM, len(pictures))
     whole = library.is_whole_of_parts(rows)
     found = library.maps[maps].int()
     matrices, kept = [], []

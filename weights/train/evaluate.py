@@ -23,6 +23,7 @@ import numpy as np
 
 from minisam.errors import MinisamError
 from minisam.files import write_atomic
+from minisam.formats import mask_to_box
 
 from .baselines import BASELINES, Clicks
 from .data import DEFAULT_FOLDER, SOURCES, Entry, read_index, read_labels, read_photo
@@ -54,9 +55,14 @@ def read_results(paths: list[Path]) -> tuple[list[Result], list[Result]]:
     Raises
     ------
     MinisamError
-        The files have none of either.
+        A file cannot be read, or the files have none of either.
     """
-    rows = [Result(**row) for path in paths for row in json.loads(path.read_text())["model"]]
+    rows = []
+    for path in paths:
+        try:
+            rows += [Result(**row) for row in json.loads(path.read_text()).get("model", [])]
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise MinisamError(f"{path} holds no results of --json: {error}") from error
     for row in rows:
         row.clicks = {int(n): found for n, found in row.clicks.items()}  # JSON's keys are text
     duts = [r for r in rows if r.source == "duts"]
@@ -91,12 +97,6 @@ def next_click(mask: Array, target: Array) -> tuple[int, int, int]:
     return (*innermost(spilled), 0)
 
 
-def bounding_box(target: Array) -> Array:
-    """x0, y0, x1, y1 of the outermost pixels, float32."""
-    ys, xs = np.nonzero(target)
-    return np.array([xs.min(), ys.min(), xs.max(), ys.max()], np.float32)
-
-
 def objects_of(labels: Array, rng: np.random.Generator) -> list[Array]:
     """Up to four objects of a label map, drawn at random, none under 100 pixels."""
     counts = np.bincount(labels.ravel())
@@ -124,7 +124,7 @@ def try_model(predictor, source: str, target: Array) -> Result:
             real = [iou(m, target) for m in masks]
             oracle = max(real)
         found[n] = iou(mask, target)
-    masks, _, _ = predictor.predict(box=bounding_box(target), multimask_output=False)
+    masks, _, _ = predictor.predict(box=mask_to_box(target), multimask_output=False)
     return Result(
         source,
         float(target.mean()),
@@ -145,14 +145,15 @@ def try_baseline(tool, source: str, photo: Array, target: Array) -> Result:
         clicks.append(next_click(mask, target))
         mask = tool(photo, clicks, None)
         found[n] = iou(mask, target)
-    box = tool(photo, [], bounding_box(target))
+    box = tool(photo, [], mask_to_box(target).astype(np.float32))
     return Result(source, float(target.mean()), {n: found[n] for n in CLICKS}, iou(box, target))
 
 
 def examples(
     entries: list[Entry], sources: list[str] | None, limit: int | None
 ) -> Iterator[tuple[str, Array, list[Array]]]:
-    """Source, photo (h, w, 3) uint8 and objects of every validation photo, the same every time."""
+    """Source, photo (h, w, 3) uint8 and objects of every validation photo: the same in every run
+    with all archives (without one, other objects are drawn from those behind it)."""
     seen: dict[str, int] = {}
     archives: dict[Path, zipfile.ZipFile] = {}
     for number, entry in enumerate(entries):
@@ -302,6 +303,8 @@ def main() -> None:
                 flush=True,
             )
     print(file=sys.stderr)
+    if not any(results.values()):
+        raise MinisamError("there is no validation photo of these sources in the archives")
     for name, rows in results.items():
         print(f"\n{args.weights.name if name == 'model' else name}: mean IoU\n")
         print(table(by_source_and_size(rows), "group"))

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minisam.errors import MinisamError
+
 from .data import CANVAS, CLASSES, SOURCES, Entry, read_labels, read_photo
 
 
@@ -68,7 +70,9 @@ class Library:
         self, rng: np.random.Generator, shares: dict[str, float], n: int
     ) -> tuple[Tensor, Tensor]:
         """Draw n photos, sources in the given shares -> photo rows (n,), map rows (n,)."""
-        names = [s for s in shares if len(self.by_source[s])]
+        names = [s for s, share in shares.items() if share > 0 and len(self.by_source[s])]
+        if not names:
+            raise MinisamError(f"no photo of {', '.join(shares)} is in the archives")
         p = np.array([shares[s] for s in names])
         rows = [int(rng.choice(self.by_source[s])) for s in rng.choice(names, n, p=p / p.sum())]
         for i in rows:

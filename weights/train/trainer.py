@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minisam.errors import MinisamError
+
 from .augment import Mix
 from .checkpoint import load_optimizer, load_run, save_run
 from .library import Library
@@ -36,6 +38,7 @@ COLUMNS = (
     "val_click_iou",
 )
 LOG_EVERY = 20  # steps
+MOST_LEFT_OUT = 20  # gradients in a row
 # position tables, and the embeddings of points, tokens and "no mask"
 TABLE = re.compile(r"pos_embed$|\.rel_pos_|(_embed|_tokens?|point_embeddings\.\d)\.weight$")
 
@@ -87,7 +90,7 @@ class Trainer:
         self.ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.optimizer = optimizer_for(model, args)
         self.rngs = [np.random.default_rng([args.seed, i]) for i in range(args.workers)]
-        self.step = self.photos = 0
+        self.step = self.photos = self.left_out = 0
         self.progress = 0.0
         self.lock, self.stopping = threading.Lock(), threading.Event()
         self.failure: BaseException | None = None
@@ -102,6 +105,7 @@ class Trainer:
         device = next(self.model.parameters()).device
         self.ema = {k: v.to(device) for k, v in run["ema"].items()}
         self.optimizer.load_state_dict(run["optimizer"])
+        self.optimizer.param_groups[0]["weight_decay"] = self.args.decay
         for rng, state in zip(self.rngs, run["rngs"], strict=False):
             rng.bit_generator.state = state
         self.step, self.photos = run["step"], run["photos"]
@@ -171,7 +175,16 @@ class Trainer:
         lr = learning_rate(self.args, self.step, self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        length = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if not torch.isfinite(length):  # it would reach every weight, and the next checkpoint
+            self.optimizer.zero_grad(set_to_none=True)
+            self.left_out += 1
+            if self.left_out == MOST_LEFT_OUT:
+                raise MinisamError(
+                    f"{MOST_LEFT_OUT} gradients in a row were not finite; try a lower --lr"
+                )
+            return
+        self.left_out = 0
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step, self.photos = self.step + 1, self.photos + self.args.batch
