@@ -529,7 +529,7 @@ def test_prompts_on_the_command_line(cli: Any, folder: Path) -> None:
         (("photo.png", "--everything", "--out", "x.jpg"), "pictures are written as PNG"),
         (("photo.png", "--everything", "--points-per-side", "0"), "--points-per-side is 0"),
         (("photo.png", "--everything", "--crop-overlap-ratio", "2"), "--crop-overlap-ratio is 2.0"),
-        (("photo.png", "--everything", "--crop-overlap-ratio", "nan"), "expected 0 to 1"),
+        (("photo.png", "--everything", "--crop-overlap-ratio", "nan"), "expected a number"),
         (("photo.png", "--everything", "--format", "gif"), "'gif' is none of"),
         (("photo.png", "--everything", "--crop-n-layers", "15"), "--crop-n-layers is 15"),
         (("photo.png", "--everything", "--dask", ""), "--dask: it is empty"),

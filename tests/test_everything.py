@@ -60,7 +60,9 @@ def test_finds_what_metas_generator_finds(name: str) -> None:
         assert ours["crop_box"] == metas["crop_box"]
         np.testing.assert_allclose(ours["bbox"], metas["bbox"], atol=2)
         assert ours["predicted_iou"] == pytest.approx(metas["predicted_iou"], abs=1e-4)
-        assert ours["stability_score"] == pytest.approx(metas["stability_score"], abs=1e-3)
+        # a ratio of two pixel counts: one pixel of a small mask is more than a thousandth
+        slack = max(1e-3, 2 / metas["area"])
+        assert ours["stability_score"] == pytest.approx(metas["stability_score"], abs=slack)
 
 
 def test_output_modes_hold_the_same_masks() -> None:
