@@ -177,8 +177,8 @@ def test_four_pixels_cost_what_chapter_15_says():
     assert dice(logits, target)[0, 0].item() == pytest.approx(0.298, abs=5e-4)
     loss, real = prompt_loss(logits, torch.full((1, 4), 0.9), target, one_point=True)
     assert real.tolist() == [[0.5] * 4] and loss.shape == (1,)
-    each = 20 * 0.2193 + 0.2977  # the best mask in full and mask 0 by half
-    assert loss.item() == pytest.approx(1.5 * each + 0.4**2, abs=5e-3)
+    each = 20 * 0.2193 + 0.2977  # the best mask in full, the one shown and mask 0 by half
+    assert loss.item() == pytest.approx(2 * each + 0.4**2, abs=5e-3)
 
 
 def test_one_point_is_judged_by_its_best_mask():
@@ -191,6 +191,8 @@ def test_one_point_is_judged_by_its_best_mask():
     more, _ = prompt_loss(logits, scores, target, one_point=False)
     assert real.argmax() == 2
     assert one < more  # mask 0 is wrong, and counts half as much after one point
+    other, _ = prompt_loss(logits, scores[:, [0, 2, 1, 3]], target, one_point=True)
+    assert one < other  # a wrong mask with the highest score is shown, and counts half
 
 
 def square(r: int = 64) -> torch.Tensor:

@@ -38,15 +38,20 @@ def prompt_loss(
     """Loss of one round (P,) and the IoU of all masks (P, M).
 
     logits (P, 4, h, w) low-res, scores (P, 4), target (P, 1, R, R) in [0, 1] at the size the
-    loss is taken at. With one point the best of masks 1 to 3 counts in full and mask 0 half, so
-    that asking for a single mask at the first click is sane too; with a box or more prompts it is
-    the other way round. Scores of all four masks learn the IoU their mask really has.
+    loss is taken at. With one point the best of masks 1 to 3 counts in full, the one with the
+    highest score half, since it is what a user is shown, and mask 0 half, so that asking for a
+    single mask at the first click is sane too; with a box or more prompts mask 0 counts in full and
+    the best of the others half. Scores of all four masks learn the IoU their mask really has.
     """
     if logits.shape[-1] != target.shape[-1]:
         logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear")
     each = FOCAL * focal(logits, target) + DICE * dice(logits, target)
     best = each[:, 1:].min(1).values
-    mask = best + 0.5 * each[:, 0] if one_point else each[:, 0] + 0.5 * best
+    if one_point:
+        shown = each.gather(1, 1 + scores[:, 1:].argmax(1, keepdim=True))[:, 0]
+        mask = best + 0.5 * shown + 0.5 * each[:, 0]
+    else:
+        mask = each[:, 0] + 0.5 * best
     with torch.no_grad():
         real = iou(logits, target)
     return mask + IOU * F.mse_loss(scores, real, reduction="none").mean(1), real
