@@ -32,6 +32,11 @@ def iou(logits: Tensor, target: Tensor) -> Tensor:
     return both / (predicted | target).sum((2, 3)).clamp(min=1)
 
 
+def best_scored(scores: Tensor) -> Tensor:
+    """Which of masks 1 to 3 a user is shown after one click: scores (P, M) -> numbers (P,)."""
+    return 1 + scores[:, 1:].argmax(1)
+
+
 def prompt_loss(
     logits: Tensor, scores: Tensor, target: Tensor, one_point: bool
 ) -> tuple[Tensor, Tensor]:
@@ -48,7 +53,7 @@ def prompt_loss(
     each = FOCAL * focal(logits, target) + DICE * dice(logits, target)
     best = each[:, 1:].min(1).values
     if one_point:
-        shown = each.gather(1, 1 + scores[:, 1:].argmax(1, keepdim=True))[:, 0]
+        shown = each.gather(1, best_scored(scores)[:, None])[:, 0]
         mask = best + 0.5 * shown + 0.5 * each[:, 0]
     else:
         mask = each[:, 0] + 0.5 * best

@@ -11,7 +11,7 @@ from . import prompts
 from .augment import Mix, compose
 from .config import PIXEL_MEAN
 from .library import Library
-from .losses import iou, prompt_loss
+from .losses import best_scored, iou, prompt_loss
 from .model import Sam
 
 
@@ -44,7 +44,7 @@ def rounds(
     logits, scores = logits.float(), scores.float()
     loss, real = prompt_loss(logits, scores, target, one_point=kind == "point")
     # what a user is shown: the best of three for a click, mask 0 for a box
-    shown = 1 + scores[:, 1:].argmax(1) if kind == "point" else torch.zeros_like(labels[:, 0])
+    shown = best_scored(scores) if kind == "point" else torch.zeros_like(labels[:, 0])
     everyone = torch.arange(len(xy), device=xy.device)
     first_iou = real[everyone, shown]
     hint = logits[everyone, shown].detach()
@@ -142,7 +142,7 @@ def quick_score(model: Sam, library: Library, photos: int) -> float:
         labels = torch.tensor([[-1, 1]], device=device)
         with torch.autocast(device.type, torch.bfloat16):
             logits, scores = model.decode(model.embed(colours), xy, labels)
-        best = int(scores[0, 1:].argmax()) + 1
+        best = int(best_scored(scores))
         full = F.interpolate(logits[:, best : best + 1].float(), size=(side, side), mode="bilinear")
         full = F.interpolate(full[..., :nh, :nw], size=(h, w), mode="bilinear")
         values.append(float(iou(full, mask[None].float())))
