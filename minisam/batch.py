@@ -151,6 +151,7 @@ def find_on_cluster(tasks: Iterable[Task], job: Job, address: str) -> Iterator[F
             f"no Dask scheduler answers at {address} ({' '.join(str(error).split())[:100]}); "
             "start one with: dask scheduler"
         ) from None
+    tasks = list(tasks)
     # workers have current folders of their own
     todo = [dataclasses.replace(task, photo=str(Path(task.photo).absolute())) for task in tasks]
     if not todo:
@@ -159,7 +160,7 @@ def find_on_cluster(tasks: Iterable[Task], job: Job, address: str) -> Iterator[F
     with closing(client):
         bag = dask.bag.from_sequence(todo, partition_size=1).map(_on_worker, job=job)
         futures = client.compute(bag.to_delayed())
-        task_of = {future.key: task for future, task in zip(futures, todo, strict=True)}
+        task_of = {future.key: task for future, task in zip(futures, tasks, strict=True)}
         for future in distributed.as_completed(futures, loop=client.loop):
             if future.cancelled():  # by nobody but a client that lost its scheduler
                 raise MinisamError(
@@ -170,7 +171,8 @@ def find_on_cluster(tasks: Iterable[Task], job: Job, address: str) -> Iterator[F
             futures.remove(future)  # the cluster forgets a result when nobody holds it any more
             lost = future.exception()
             if lost is None:
-                yield from future.result()
+                for found in future.result():  # of the task as its caller knows it
+                    yield dataclasses.replace(found, task=task)
             else:  # what kills a worker, such as a photo that is too large for its memory
                 reason = " ".join(str(lost).split()) or type(lost).__name__
                 yield Found(task, failure=f"{task.photo}: failed on the cluster: {reason[:200]}")

@@ -183,8 +183,8 @@ class SamAutomaticMaskGenerator:
                              ("crop_nms_thresh", crop_nms_thresh),
                              ("crop_overlap_ratio", crop_overlap_ratio),
                              ("min_mask_region_area", min_mask_region_area)):  # fmt: skip
-            if not isinstance(number, (int, float, np.number)) or np.isnan(number):
-                # a nan would switch the filter off
+            if not isinstance(number, (int, float, np.number)) or number != number:
+                # a nan, which would switch the filter off
                 raise MinisamError(f"{name} is {number!r}; expected a number")
         if not 0 <= crop_overlap_ratio <= 1:
             raise MinisamError(f"crop_overlap_ratio is {crop_overlap_ratio}; expected 0 to 1")

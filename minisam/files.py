@@ -66,7 +66,7 @@ def write_together(files: Mapping[Path, bytes], *, overwrite: bool = True) -> No
         for target, data in files.items():
             ready[target] = stack.enter_context(_temporary(target))
             ready[target].write_bytes(data)
-            if overwrite and len(files) > 1 and os.path.lexists(target):
+            if overwrite and os.path.lexists(target):
                 before[target] = stack.enter_context(_temporary(target))
                 _copy(target, before[target])
         try:
@@ -179,7 +179,7 @@ def normal(path: str | os.PathLike[str]) -> str:
         is_same = Path(text).samefile(path)
     except (OSError, ValueError):
         is_same = not os.path.lexists(path)
-    return text if is_same else os.fspath(path)
+    return text if is_same else str(Path(path))
 
 
 def absolute(path: str | os.PathLike[str]) -> str:

@@ -335,6 +335,8 @@ class SamPredictor:
             some = slice(done, done := done + len(iou))
             scores[some] = iou[:, keep]
             draw_masks(tokens, image, p, keep, out=low_res[some])
+        if not np.isfinite(scores).all():
+            raise MinisamError("the model's scores are not finite: its weights are damaged")
         return low_res, scores
 
     def attend(

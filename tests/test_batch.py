@@ -567,6 +567,8 @@ def test_a_killed_run_is_resumed(folder: Path, tiny_weights: Path) -> None:
     stuck = folder / names[3]
     photo = stuck.read_bytes()
     stuck.unlink()
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
     os.mkfifo(stuck)  # whoever reads it waits for ever
     process = subprocess.Popen([*command, "killed"], env=environment, stdout=subprocess.DEVNULL)
     journal = folder / "killed" / JOURNAL
@@ -636,6 +638,44 @@ class LostClient:
 
     def close(self) -> None:
         pass
+
+
+class ClientHere(LostClient):
+    """One that does the work in this process."""
+
+    @classmethod
+    def current(cls, *_: object, **__: object) -> None:
+        raise ValueError("there is no cluster")  # Dask asks
+
+    def compute(self, parts: list[Any]) -> list[Any]:
+        def future(key: int, part: Any) -> Any:
+            return SimpleNamespace(
+                key=key, cancelled=lambda: False, exception=lambda: None,
+                result=lambda: part.compute(scheduler="sync"))  # fmt: skip
+
+        return [future(key, part) for key, part in enumerate(parts)]
+
+
+def test_a_photo_that_changes_while_a_cluster_works_is_not_finished(
+    photos: list[str], tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor where the command names it by a path that is not from the root."""
+    distributed = pytest.importorskip("distributed", reason="needs the extra dask")
+    monkeypatch.setattr(distributed, "Client", ClientHere)
+    monkeypatch.setattr(distributed, "as_completed", lambda futures, loop: iter(list(futures)))
+    monkeypatch.chdir(Path(photos[0]).parent)
+    weights = minisam.load(tiny_weights).fingerprint
+    cluster_job = Job(str(tiny_weights), weights, ("coco",), KEEP_ALL)
+
+    def find(tasks: list[Task]) -> Iterator[Found]:
+        for found in batch.find_on_cluster(tasks, cluster_job, "tcp://x:1"):
+            os.utime(found.task.photo, ns=(0, 0))
+            yield found
+
+    (task,) = name_tasks([Path(photos[0]).name])
+    (done,) = run([task], Journal(tmp_path / "out", cluster_job), find)
+    assert done.task == task and not done.failure
+    assert not Journal(tmp_path / "out", cluster_job).is_done(task)
 
 
 def test_a_cluster_that_is_lost_is_one_line(

@@ -398,12 +398,13 @@ def test_progress_on_a_terminal(folder: Path, tiny_weights: Path) -> None:
     assert last.strip() == ""  # wiped when done
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
+@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_an_interrupted_run_is_quiet_and_leaves_nothing(
-    folder: Path, tiny_weights: Path, number: signal.Signals, code: int
+    folder: Path, tiny_weights: Path, name: str, code: int
 ) -> None:
+    if not hasattr(signal, name):
+        pytest.skip(f"this system has no {name}")
+    number = signal.Signals[name]
     program = """
 import os, signal, sys
 import minisam.predictor

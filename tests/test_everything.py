@@ -167,6 +167,7 @@ def test_explicit_grids() -> None:
         (dict(stability_score_offset=-3.0), "stability_score_offset is -3.0; expected 0 or more"),
         (dict(min_mask_region_area=None), "min_mask_region_area is None"),
         (dict(min_mask_region_area="9"), "min_mask_region_area is '9'"),
+        (dict(min_mask_region_area=-(10**20)), "min_mask_region_area is -100000000000000000000;"),
         (dict(min_mask_region_area=-1), "min_mask_region_area is -1; expected 0 or more"),
         (dict(crop_overlap_ratio=None), "crop_overlap_ratio is None"),
         (dict(crop_overlap_ratio=2), "crop_overlap_ratio is 2; expected 0 to 1"),

@@ -124,7 +124,7 @@ def test_metas_code_gives_the_same_masks(predictor, metas_predictor, name, multi
         f"{np.abs(low_res).max():.0f}), scores by "
         f"{np.abs(scores - their_scores[0].numpy()).max():.1e}, {pixels} of {theirs.size} pixels"
     )
-    np.testing.assert_allclose(scores, their_scores[0].numpy(), atol=1e-3)
-    np.testing.assert_allclose(low_res, their_low[0].numpy(), atol=2e-2)
-    np.testing.assert_array_less(np.abs(theirs[(logits > 0) != (theirs > 0)]), 2e-2)
+    np.testing.assert_allclose(scores, their_scores[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(low_res, their_low[0].numpy(), atol=2e-4)
+    np.testing.assert_array_less(np.abs(theirs[(logits > 0) != (theirs > 0)]), 2e-4)
     assert pixels <= 1e-4 * theirs.size

@@ -45,7 +45,9 @@ def test_blas_is_limited_inside_and_as_before_after() -> None:
     inside: list[int] = []
     with threadpool_limits(2, "blas"):
         before = blas_threads()
-        assert set(before) == {2}, "this test needs a BLAS whose threads can be counted"
+        if not before:
+            pytest.skip("the threads of this BLAS cannot be counted")
+        assert set(before) == {2}
         threads.parallel(lambda _: inside.extend(blas_threads()), range(4))
         assert set(inside) == {1}
         assert blas_threads() == before
@@ -192,7 +194,7 @@ def test_other_processes(method: str) -> None:
     assert child.exitcode == 0
     total, limits = results.get()
     assert math.isclose(total, expected, rel_tol=1e-5)
-    if method == "fork":
+    if method == "fork" and limits:  # none where BLAS's threads cannot be counted
         assert set(limits) == {2}, "the child kept the limit of work that it does not do"
 
 

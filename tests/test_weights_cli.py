@@ -309,6 +309,9 @@ def test_published_numbers_that_agree_pass_and_others_do_not(capsys, tmp_path, m
 
     from minisam.weights import verify
 
+    assert verify._compare("", np.array([1.0]), (1.0,), 1e-3).passed
+    assert not verify._compare("", np.array([np.nan]), (1.0,), 1e-3).passed
+
     save_file(recipe_tensors(TINY, 7), tmp_path / "x.safetensors")
     Image.new("RGB", verify.PHOTO_SIZE[::-1], "grey").save(tmp_path / "car.png")
     predictor = minisam.SamPredictor(minisam.load(tmp_path / "x.safetensors"))
