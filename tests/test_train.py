@@ -526,6 +526,32 @@ def test_a_gradient_that_is_not_finite_is_left_out(tmp_path):
         run.update({})
 
 
+def test_a_full_disk_does_not_end_a_run(tmp_path, monkeypatch, capsys):
+    from argparse import Namespace
+
+    from weights.train import trainer
+
+    args = Namespace(lr=1.0, final_lr=0.0, warmup=1, hold=1.0, decay=0.0, ema=0.9, seed=0,
+                     workers=1, batch=2, out=tmp_path)  # fmt: skip
+    run = trainer.Trainer(tiny_sam(), args, lambda: 0.0)
+    run.try_to_save(tmp_path / "last.pt")
+    before = (tmp_path / "last.pt").read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr("builtins.open", full)
+    run.write({"loss": 1.0})
+    run.try_to_save(tmp_path / "last.pt")
+    monkeypatch.undo()
+    err = capsys.readouterr().err
+    assert "a line of the log is lost" in err and "No space left on device" in err
+    assert "training goes on" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
 def test_a_side_that_patches_do_not_fill_is_refused():
     from argparse import Namespace
 

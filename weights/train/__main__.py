@@ -1,7 +1,7 @@
 """``python -m weights.train --data DIR --out RUN``: train, or go on training, the nano weights.
 
 Everything is resumable: run the same command again and it continues from ``RUN/last.pt``. The
-learning rate follows the clock (`--hours` or `--until`), so it reaches zero when the time is up,
+learning rate follows the clock (`--hours` or `--until`), so it reaches its end when the time is up,
 however fast the machine is. Ctrl-C or SIGTERM saves first.
 """
 
@@ -215,9 +215,9 @@ def main() -> None:
         held = trainer.progress < args.hold
         trainer.progress = clock.seconds / total
         if held and trainer.progress >= args.hold:
-            trainer.save(args.out / "held.pt")
+            trainer.try_to_save(args.out / "held.pt")
         if time.time() > next_save:
-            trainer.save(last)
+            trainer.try_to_save(last)
             next_save = time.time() + 60 * args.save_minutes
         if time.time() > next_val:
             validate()
@@ -226,11 +226,11 @@ def main() -> None:
     trainer.stopping.set()
     for worker in workers:
         worker.join()
+    trainer.save(last)  # before another signal may end it
     for number, handler in usual.items():
         signal.signal(number, handler)
     if trainer.failure:
         raise trainer.failure
-    trainer.save(last)
     if not interrupted:
         validate()
     print(f"step {trainer.step}, {trainer.photos} photos; saved {last}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -23,8 +24,10 @@ def save_run(path: Path, **state: Any) -> None:
     state["torch_rng"] = torch.get_rng_state()
     if torch.cuda.is_available():
         state["cuda_rng"] = torch.cuda.get_rng_state()
-    with write_atomic(path) as temporary:
-        torch.save(state, temporary)
+    file = io.BytesIO()  # on a full disk PyTorch's own writer raises no OSError
+    torch.save(state, file)
+    with write_atomic(path) as temporary, open(temporary, "wb") as out:
+        out.write(file.getbuffer())
 
 
 def load_run(path: Path) -> dict[str, Any]:

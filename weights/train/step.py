@@ -31,7 +31,7 @@ def rounds(
     A click is put into the larger error of the last mask, whose logits are the next mask hint. (The
     paper draws it from all that is wrong.) Gradients flow in the first and in the last round only,
     which makes five rounds cost little more than two. Every other time the first prompt is all:
-    it has the harder task, and a step without corrections takes three quarters of the time.
+    it has the harder task, and a step without any corrections takes three quarters of the time.
     """
     side, low_res = model.config.side, model.config.low_res
     r = target.shape[-1]

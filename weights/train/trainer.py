@@ -7,6 +7,7 @@ import copy
 import csv
 import math
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -135,6 +136,13 @@ class Trainer:
                 args=vars(self.args),
             )
 
+    def try_to_save(self, path: Path) -> None:
+        """Save, or say why that is not possible and let the run go on."""
+        try:
+            self.save(path)
+        except MinisamError as error:
+            print(f"minisam: {error}; training goes on", file=sys.stderr)
+
     def average(self) -> Sam:
         """A model with the averaged weights."""
         model = copy.deepcopy(self.model)
@@ -209,9 +217,12 @@ class Trainer:
         """Append one line to the log and print it."""
         row |= {"step": self.step, "seconds": round(self.seconds()), "photos": self.photos}
         new = not self.log_path.exists()
-        with self.log_path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+        try:
+            with self.log_path.open("a", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+            print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+        except OSError as error:  # a full disk must not end hours of work
+            print(f"minisam: a line of the log is lost: {error}", file=sys.stderr)
