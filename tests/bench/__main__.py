@@ -29,7 +29,7 @@ PACKAGES = {"minisam": "numpy", "PyTorch": "torch", "ONNX Runtime": "onnxruntime
             "OpenVINO": "openvino"}  # fmt: skip
 CACHE = Path(tempfile.gettempdir()) / "minisam-bench"
 PAUSE = 0.3  # seconds before each turn: threads of the engine before go to sleep
-# row -> (step of the worker, how to print its seconds or bytes)
+# what takes turns, and its row in the table
 TURNS = {
     "encoder": "image encoder",
     "prompt": "one prompt, to low-res masks",

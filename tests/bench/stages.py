@@ -21,7 +21,7 @@ Timed = Callable[..., list[float]]
 
 
 def encoder_flops(c: SamConfig) -> dict[str, float]:
-    """Multiplications and additions of the encoder's stages, one of each (`blocks`: all of it)."""
+    """Multiplications and additions of the encoder's stages, one of each (`encoder`: all of it)."""
     n, inner = c.grid[0] * c.grid[1], c.heads * c.head_width
     around = 2 * n * c.width * 4 * inner  # qkv and proj
     win = max(c.windows, default=0)
