@@ -19,6 +19,10 @@ TINY = SamConfig(
     patch=16, grid=(16, 16), width=96, heads=3, head_width=32, mlp=384, windows=(6, 0, 6, 0),
     prompt_width=256, decoder_depth=2, decoder_heads=8, decoder_mlp=2048, mask_hidden=16, masks=4,
 )  # fmt: skip
+PORTRAIT = SamConfig(
+    patch=16, grid=(12, 12), width=80, heads=4, head_width=20, mlp=200, windows=(5, 0, 5),
+    prompt_width=64, decoder_depth=1, decoder_heads=4, decoder_mlp=136, mask_hidden=12, masks=3,
+)  # fmt: skip
 VIT_B = official_config("vit_b")
 
 

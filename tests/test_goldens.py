@@ -6,11 +6,11 @@ import pytest
 
 from minisam import dispatch
 
-from .parity import PROMPTS, compare
+from .parity import CONFIGS, PROMPTS, compare
 
 
 @pytest.mark.parametrize("path", ["plain", "fast"])
-@pytest.mark.parametrize("name", ["tiny", "vit_b"])
+@pytest.mark.parametrize("name", ["tiny", "portrait", "vit_b"])
 def test_every_stage_matches_meta(name: str, path: str) -> None:
     stages = []
     with dispatch.plain(path == "plain"):
@@ -21,5 +21,5 @@ def test_every_stage_matches_meta(name: str, path: str) -> None:
                     f"{name}, {path} path: the first stage that diverges is {row.stage}: "
                     f"{row.difference:.3g} > {row.allowed:g} (values reach {row.largest:.3g})"
                 )
-    blocks = {"tiny": 4, "vit_b": 12}[name]
+    blocks = len(CONFIGS[name].windows)
     assert len(stages) == 4 + blocks + len(PROMPTS) * 12, "a stage was skipped"

@@ -3,10 +3,11 @@
 Needs the extra `reference` (torch and `segment-anything==1.0`); torchvision is stubbed out, because
 only the modeling package is used here.
 
-    python -m tests.reference.make_goldens tiny  tests/goldens/tiny.npz    # every stage in full
-    python -m tests.reference.make_goldens vit_b tests/goldens/vit_b.npz   # stages sampled
+    python -m tests.reference.make_goldens tiny tests/goldens/tiny.npz  # every stage in full
+    python -m tests.reference.make_goldens portrait tests/goldens/portrait.npz  # large ones sampled
+    python -m tests.reference.make_goldens vit_b tests/goldens/vit_b.npz  # the same
 
-Each file holds: `config` (JSON), `seed`, `image` (uint8 HxWx3 before resizing), prompts, arrays
+Each file holds: `seed`, `image` (uint8 HxWx3 before resizing), prompts, arrays
 named `stage/...` (or `sample/...` with `sample_index/...`: 2,048 places drawn once), and
 `bits/...`: the masks at the photo's size, packed. Weights come from tests/recipe.py, they are not
 stored. Layouts are the reference's own (BCHW / BHWC with batch 1), float32.
@@ -15,39 +16,32 @@ stored. Layouts are the reference's own (BCHW / BHWC with batch 1), float32.
 from __future__ import annotations
 
 import argparse
-import json
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
+from minisam.config import SamConfig
 from tests.bench.meta import Sam, build
-from tests.recipe import TINY, VIT_B, recipe_array
+from tests.recipe import PORTRAIT, TINY, VIT_B, recipe_array
 
-CONFIGS = {
+
+class Case(NamedTuple):
+    """One golden: a model by recipe, and a photo made up for it."""
+
+    config: SamConfig
+    seed: int
+    image_hw: tuple[int, int]
+    in_full: float  # stages of more values than this are sampled
+
+
+CASES = {
     # 16x16 tokens, window 6 -> padded to 18; 2 of 4 blocks global; head width 32
-    "tiny": dict(
-        img_size=256,
-        embed_dim=96,
-        depth=4,
-        num_heads=3,
-        window_size=6,
-        global_attn_indexes=[1, 3],
-        mlp_dim=384,
-        seed=7,
-        image_hw=(150, 200),
-    ),
-    "vit_b": dict(
-        img_size=1024,
-        embed_dim=768,
-        depth=12,
-        num_heads=12,
-        window_size=14,
-        global_attn_indexes=[2, 5, 8, 11],
-        mlp_dim=3072,
-        seed=11,
-        image_hw=(600, 900),
-    ),
+    "tiny": Case(TINY, 7, (150, 200), np.inf),
+    # higher than wide; 12x12 tokens, window 5 -> 15; no width, no head and no count as published
+    "portrait": Case(PORTRAIT, 13, (210, 140), 2_048),
+    "vit_b": Case(VIT_B, 11, (600, 900), 70_000),
 }
 
 
@@ -79,17 +73,13 @@ PROMPTS = {  # in original pixels, relative to (w, h)
 }
 
 
-def run(cfg: dict, full: bool) -> dict[str, np.ndarray]:
-    sam = build(TINY if full else VIT_B).eval()
-    load_recipe(sam, cfg["seed"])
-    out: dict[str, np.ndarray] = {
-        "config": np.array(json.dumps(cfg)),
-        "seed": np.array(cfg["seed"]),
-    }
-    image = photo(cfg["image_hw"], cfg["seed"])
-    out["image"] = image
+def run(case: Case) -> dict[str, np.ndarray]:
+    sam = build(case.config)
+    load_recipe(sam, case.seed)
+    image = photo(case.image_hw, case.seed)
+    out = {"seed": np.array(case.seed), "image": image}
     h, w = image.shape[:2]
-    side = cfg["img_size"]
+    side = case.config.side
     scale = side / max(h, w)
     nh, nw = int(h * scale + 0.5), int(w * scale + 0.5)
     resized = np.array(Image.fromarray(image).resize((nw, nh), Image.BILINEAR))
@@ -98,7 +88,7 @@ def run(cfg: dict, full: bool) -> dict[str, np.ndarray]:
 
     def keep(key: str, t: torch.Tensor) -> None:
         a = t.detach().float().numpy()
-        if full or a.size <= 70_000:
+        if a.size <= case.in_full:
             out[f"stage/{key}"] = a
         else:
             idx = sampler.integers(0, a.size, 2048)
@@ -172,8 +162,8 @@ def run(cfg: dict, full: bool) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=CONFIGS)
+    parser.add_argument("name", choices=CASES)
     parser.add_argument("path")
     args = parser.parse_args()
-    np.savez_compressed(args.path, **run(CONFIGS[args.name], full=args.name == "tiny"))
+    np.savez_compressed(args.path, **run(CASES[args.name]))
     print(args.path)
