@@ -33,7 +33,7 @@ def choose_objects(
         choices = [lab == i for i in rng.permutation(ids)[:per_photo]]
         for layer in wholes[b]:
             union = (lab // LAYER == layer) & (lab % LAYER > 0)
-            if rng.random() < 0.25 and union.sum() >= smallest:
+            if rng.random() < 0.1 and union.sum() >= smallest:
                 choices.insert(0, union)
         if lead:
             choices.insert(0, lab == PASTED)
