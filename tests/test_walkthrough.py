@@ -59,7 +59,7 @@ def test_the_readmes_runs(tmp_path, monkeypatch, capsys):
     fences = parse((ROOT / "README.md").read_text(encoding="utf-8"))
     tables = [f.body for f in fences if f.language == "text" and "model nano" in f.body]
     for options, table in zip(
-        ("--point 300,200", "--box 75,20,485,390 --cutout"), tables, strict=True
+        ("--point 150,200", "--box 75,20,485,390 --cutout"), tables, strict=True
     ):
         capsys.readouterr()
         assert main(["walkthrough/photos/coffee.jpg", *options.split()]) == 0

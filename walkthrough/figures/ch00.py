@@ -26,7 +26,7 @@ from .drawing import (
     write,
 )
 
-README_CLICK = (300, 200)
+README_CLICK = (150, 200)
 CLICK = {"coffee": (300, 235), "astronaut": (205, 320)}
 
 
