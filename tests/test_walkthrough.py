@@ -23,6 +23,7 @@ from walkthrough.fences import (
     parse,
     run_chapter,
 )
+from walkthrough.figures.ch00 import README_CLICK
 
 INDEX = CHAPTERS / "README.md"
 PAGES = [p for p in (ROOT / "README.md", ROOT / "weights" / "README.md") if p.exists()]
@@ -56,13 +57,15 @@ def test_the_readmes_runs(tmp_path, monkeypatch, capsys):
     def timeless(text: str) -> str:
         return re.sub(r"\d+\.\d\d s", "# s", text)
 
-    fences = parse((ROOT / "README.md").read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    fences = parse(readme)
+    commands = re.findall(r"python -m minisam (walkthrough/photos/coffee\.jpg .+)", readme)
+    assert commands[0].endswith("--point {},{}".format(*README_CLICK))  # as drawn below it
     tables = [f.body for f in fences if f.language == "text" and "model nano" in f.body]
-    for options, table in zip(
-        ("--point 150,200", "--box 75,20,485,390 --cutout"), tables, strict=True
-    ):
+    assert len(tables) == 2
+    for command, table in zip(commands[:2], tables, strict=True):
         capsys.readouterr()
-        assert main(["walkthrough/photos/coffee.jpg", *options.split()]) == 0
+        assert main(command.split()) == 0
         shown = re.sub(r"^\$.*\n", "", table)
         assert not difference(timeless(capsys.readouterr().out), timeless(shown))
     script = next(i for i, fence in enumerate(fences) if fence.language == "py")
